@@ -1,1 +1,44 @@
-fn main() {}
+//! `outrigger`: look at a mesh, make tokens, read certificates, run the demo.
+//!
+//! One file per subcommand; each has `Args` (what the user may say) and `run` (what happens), and answers with an
+//! [`ExitCode`]: 0 when all is well, 1 when what was asked about is not, 2 when the question itself failed.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod certs;
+mod output;
+mod status;
+mod token;
+
+#[derive(Parser)]
+#[command(name = "outrigger", version, about = "A light service mesh: look at it, join it, try it")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What the control plane runs: configuration errors first, then proxies and services
+    Status(status::Args),
+    /// Make and read the tokens that workloads join with
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Read certificates
+    #[command(subcommand)]
+    Certs(certs::Command),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Status(args) => status::run(&args),
+        Command::Token(command) => token::run(command),
+        Command::Certs(command) => certs::run(command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("outrigger: {error:#}");
+        ExitCode::from(2)
+    })
+}
