@@ -14,10 +14,11 @@ pub mod update;
 
 pub use backend::{Backend, Endpoint, LoadBalancer, Timeouts};
 pub use destination::{
-    Destination, HeaderMatch, HeaderValueMatch, PathMatch, Route, RouteMatch, ServicePort, WeightedBackend, Workload,
+    Destination, HeaderMatch, HeaderValueMatch, PathMatch, Route, RouteMatch, ServicePort, WeightedBackend,
+    Workload,
 };
 pub use inbound::{
     Action, AuthorizationPolicy, AuthorizationRule, EgressPolicy, Inbound, InboundPort, MtlsMode, Protocol,
 };
 pub use key::{Authority, BackendKey, DestinationKey, Key, KeyError};
-pub use update::{Body, FieldError, Hello, Held, Resource, Serve, State, Trust, Update};
+pub use update::{Body, FieldError, Held, Hello, Resource, Serve, State, Trust, Update};
