@@ -61,6 +61,9 @@ fn identity_as_text<S: Serializer>(identity: &SpiffeId, serializer: S) -> Result
     serializer.serialize_str(identity.as_str())
 }
 
-pub(super) fn identities_as_text<S: Serializer>(identities: &[SpiffeId], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn identities_as_text<S: Serializer>(
+    identities: &[SpiffeId],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(identities.iter().map(SpiffeId::as_str))
 }

@@ -206,7 +206,8 @@ mod tests {
         for text in ["", "selfish", "other/x", "self/"] {
             assert!(matches!(text.parse::<Key>(), Err(KeyError::Kind(_))), "{text}");
         }
-        for text in ["address/10.0.0.1", "address/10.0.0.1:0", "address/orders:80", "address/10.0.0.1:65536"] {
+        for text in ["address/10.0.0.1", "address/10.0.0.1:0", "address/orders:80", "address/10.0.0.1:65536"]
+        {
             assert!(matches!(text.parse::<Key>(), Err(KeyError::Address(_))), "{text}");
         }
         for text in ["authority/orders", "authority/orders:0", "authority/or ders:80", "authority/:80"] {
