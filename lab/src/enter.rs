@@ -29,7 +29,7 @@ use nix::{
 
 use crate::{binaries::search_path, find_program};
 
-/// Carries the stage to the next incarnation: `init:OUTER_PID` or `inside:OUTER_PID`.
+/// Carries the stage to the next incarnation: `init:OUTSIDE` or `inside:OUTSIDE`, see [`Inside::parse`].
 pub(crate) const STAGE: &str = "OUTRIGGERLAB_STAGE";
 const MARKER: &str = "/run/outrigger-lab";
 
@@ -46,6 +46,8 @@ pub enum Entered {
 pub struct Inside {
     /// A process outside whose user, network and mount namespaces are ours: what `nsenter -t` wants.
     pub outer_pid: u32,
+    /// Whether a user namespace was made too.
+    pub user_namespace: bool,
 }
 
 /// Why there can be no laboratory here.
@@ -91,9 +93,7 @@ iptables -t nat -A OUTPUT -p tcp --dport 1 -j REDIRECT --to-ports 2 || exit 45";
 pub fn reexec_or_enter() -> Result<Entered, Refusal> {
     match env::var(STAGE).unwrap_or_default().split_once(':') {
         Some(("init", outer)) => init(outer),
-        Some(("inside", outer)) if Path::new(MARKER).exists() => {
-            Ok(Entered::Inside(Inside { outer_pid: outer.parse().unwrap_or_default() }))
-        }
+        Some(("inside", outer)) if Path::new(MARKER).exists() => Ok(Entered::Inside(Inside::parse(outer))),
         Some(_) | None => outside(),
     }
 }
@@ -154,13 +154,14 @@ fn hint() -> String {
 fn outside() -> Result<Entered, Refusal> {
     let way = find_way()?;
     let program = env::current_exe().map_err(|error| Refusal::Restart { why: error.to_string() })?;
+    let inside = Inside { outer_pid: std::process::id(), user_namespace: way.contains(&"--user") };
     let error = Command::new("unshare")
         .args(way)
         .arg("--")
         .arg(program)
         .args(env::args_os().skip(1))
         .env("PATH", search_path())
-        .env(STAGE, format!("init:{}", std::process::id()))
+        .env(STAGE, format!("init:{inside}"))
         .exec();
     Err(Refusal::Restart { why: format!("unshare: {error}") })
 }
@@ -231,6 +232,22 @@ fn reap(main: Pid) -> Option<ExitStatus> {
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+// === impl Inside ===
+
+impl Inside {
+    /// `PID,user` with a user namespace, `PID` without.
+    fn parse(text: &str) -> Self {
+        let (pid, user) = text.split_once(',').unwrap_or((text, ""));
+        Self { outer_pid: pid.parse().unwrap_or_default(), user_namespace: user == "user" }
+    }
+}
+
+impl fmt::Display for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.outer_pid, if self.user_namespace { ",user" } else { "" })
+    }
 }
 
 // === impl Refusal ===

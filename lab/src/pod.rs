@@ -11,7 +11,13 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Lab, Output, Process, binaries::search_path, enter::STAGE, namespace::Namespace, process};
+use crate::{
+    Lab, Output, Process,
+    binaries::search_path,
+    enter::{Inside, STAGE},
+    namespace::Namespace,
+    process,
+};
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -97,12 +103,10 @@ impl Pod {
         self.inner.lab.route(address, self)
     }
 
-    /// What to type before a command in another terminal to run it in this pod; `outer_pid` is
-    /// [`crate::enter::Inside::outer_pid`].
-    pub fn shell_prefix(&self, outer_pid: u32) -> String {
-        format!(
-            "nsenter -t {outer_pid} -U -m --preserve-credentials nsenter --net={}",
-            self.inner.namespace.path().display()
-        )
+    /// What to type before a command in another terminal to run it in this pod.
+    pub fn shell_prefix(&self, inside: &Inside) -> String {
+        let user = if inside.user_namespace { "-U --preserve-credentials " } else { "" };
+        let path = self.inner.namespace.path();
+        format!("nsenter -t {} {user}-m -- nsenter --net={} --", inside.outer_pid, path.display())
     }
 }
