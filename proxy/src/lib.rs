@@ -1,1 +1,22 @@
-//! Placeholder while the workspace is laid out.
+//! The sidecar: a thin IO shell around `outrigger-core`, which takes every decision.
+//!
+//! Read [`inbound`] and [`outbound`] first: the two recipes of a connection, each line a step in [`path`]. The rest holds
+//! them up.
+//!
+//! - Start and end: `app` (runtimes and order), [`config`], [`readiness`], [`drain`].
+//! - Shared state: [`context`] (per process), [`worker`] (per thread), [`shared`] (how one reaches the other).
+//! - From outside: [`sync`] (configuration), [`credentials`] (certificates), [`store`] and [`identity_dir`] (disk).
+//! - To outside: [`telemetry`] into [`metrics`] and [`access_log`]; [`admin`].
+//! - [`init`]: the redirect rules, a program of its own that shares only the binary.
+
+// ---- start and end, shared state, outside views
+pub mod access_log;
+pub mod config;
+pub mod context;
+pub mod drain;
+pub mod metrics;
+pub mod path;
+pub mod readiness;
+pub mod shared;
+pub mod telemetry;
+pub mod worker;

@@ -1,0 +1,236 @@
+//! One JSON line per request or connection, to standard output or a file.
+//!
+//! A worker formats the line into a buffer it keeps and appends it to its lane; one thread empties the lanes and writes.
+//! A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic goes on. The
+//! thread sleeps while nothing happens and lets lines gather for a moment when much does.
+//!
+//! ```text
+//!  worker 0 ── lane 0 ─┐
+//!  worker 1 ── lane 1 ─┼─▶ thread "access-log" ─▶ stdout or file
+//!  …                   ┘     (swaps the lane's buffer for an empty one)
+//! ```
+//!
+//! Callers choose most of what is in a line, so everything is escaped: one record is one line, whatever is in it. Query
+//! strings, headers and bodies are not logged.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::fd::AsFd,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::telemetry::{ConnectionRecord, RequestRecord};
+
+mod json;
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes that may wait in one lane.
+const LANE_BYTES: usize = 512 * 1024;
+/// How long lines may gather before they are written, under load.
+const GATHER: Duration = Duration::from_millis(10);
+/// A buffer that grew beyond this is given back once it has been written.
+const KEEP_BYTES: usize = 64 * 1024;
+
+/// The log of the process; clones share it.
+#[derive(Clone)]
+pub struct AccessLog(Option<Arc<Sink>>);
+
+/// A worker's way into the log.
+pub struct Lane(Option<Open>);
+
+struct Open {
+    queue: Arc<Queue>,
+    sink: Arc<Sink>,
+    line: Vec<u8>,
+    clock: json::Clock,
+}
+
+struct Sink {
+    queues: Mutex<Vec<Arc<Queue>>>,
+    writer: Mutex<Option<Thread>>,
+    dropped: AtomicU64,
+    // Raised to ask the writer for a confirmation that everything before has been written.
+    flush_asked: AtomicU64,
+    flush_done: AtomicU64,
+    write_failed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue(Mutex<Vec<u8>>);
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    pub fn stdout() -> io::Result<Self> {
+        // A duplicate of the descriptor, because `std::io::Stdout` has a lock and a buffer of its own.
+        Self::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+    }
+
+    /// Appends, so that a log rotation by copy and truncate works.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        Self::to(OpenOptions::new().create(true).append(true).open(path)?)
+    }
+
+    fn to(file: impl Write + Send + 'static) -> io::Result<Self> {
+        let sink = Arc::new(Sink {
+            queues: Mutex::default(),
+            writer: Mutex::default(),
+            dropped: AtomicU64::new(0),
+            flush_asked: AtomicU64::new(0),
+            flush_done: AtomicU64::new(0),
+            write_failed: AtomicBool::new(false),
+        });
+        let for_writer = Arc::clone(&sink);
+        let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || for_writer.run(file))?;
+        *lock(&sink.writer) = Some(thread.thread().clone());
+        Ok(Self(Some(sink)))
+    }
+
+    pub fn lane(&self) -> Lane {
+        Lane(self.0.as_ref().map(|sink| {
+            let queue = Arc::<Queue>::default();
+            lock(&sink.queues).push(Arc::clone(&queue));
+            Open { queue, sink: Arc::clone(sink), line: Vec::with_capacity(512), clock: json::Clock::default() }
+        }))
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.0.as_ref().map_or(0, |sink| sink.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Waits until what was logged before the call is written, but not beyond `within`.
+    pub fn flush(&self, within: Duration) {
+        let Some(sink) = &self.0 else { return };
+        let deadline = Instant::now() + within;
+        let ticket = sink.flush_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        sink.wake();
+        while sink.flush_done.load(Ordering::Acquire) < ticket && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+// === impl Lane ===
+
+impl Lane {
+    pub fn request(&mut self, record: &RequestRecord<'_>) {
+        if let Some(open) = &mut self.0 {
+            json::request(&mut open.line, &mut open.clock, SystemTime::now(), record);
+            open.push();
+        }
+    }
+
+    pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
+        if let Some(open) = &mut self.0 {
+            json::connection(&mut open.line, &mut open.clock, SystemTime::now(), record);
+            open.push();
+        }
+    }
+}
+
+impl Open {
+    /// Moves the formatted line into the lane, or drops and counts it.
+    fn push(&mut self) {
+        let pushed = match self.queue.try_lock() {
+            Some(mut queue) if queue.len() + self.line.len() <= LANE_BYTES => {
+                let was_empty = queue.is_empty();
+                queue.extend_from_slice(&self.line);
+                Some(was_empty)
+            }
+            _ => None,
+        };
+        match pushed {
+            Some(true) => self.sink.wake(),
+            Some(false) => {}
+            None => {
+                self.sink.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.line.clear();
+    }
+}
+
+impl Queue {
+    /// The writer holds the lock only to swap two vectors, so a few tries nearly always suffice; and if it was
+    /// suspended in that moment, a line is not worth a wait.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
+        for _ in 0..200 {
+            match self.0.try_lock() {
+                Ok(queue) => return Some(queue),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        None
+    }
+}
+
+// === impl Sink ===
+
+impl Sink {
+    fn wake(&self) {
+        if let Some(writer) = &*lock(&self.writer) {
+            writer.unpark();
+        }
+    }
+
+    /// The life of the writer thread; ends with the process, or when no log and no lane is left.
+    fn run(self: Arc<Self>, mut file: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let ticket = self.flush_asked.load(Ordering::Acquire);
+            let queues: Vec<_> = lock(&self.queues).iter().map(Arc::clone).collect();
+            let mut wrote = false;
+            for queue in &queues {
+                std::mem::swap(&mut *lock(&queue.0), &mut batch);
+                if batch.is_empty() {
+                    continue;
+                }
+                wrote = true;
+                self.write(&mut file, &batch);
+                batch.clear();
+                if batch.capacity() > KEEP_BYTES {
+                    batch = Vec::new();
+                }
+            }
+            self.flush_done.store(ticket, Ordering::Release);
+            if wrote {
+                thread::sleep(GATHER);
+            } else if Arc::strong_count(&self) == 1 {
+                return;
+            } else {
+                // The timeout lets the thread notice that everybody else is gone.
+                thread::park_timeout(Duration::from_secs(5));
+            }
+        }
+    }
+
+    fn write(&self, file: &mut impl Write, batch: &[u8]) {
+        let Err(error) = file.write_all(batch) else {
+            self.write_failed.store(false, Ordering::Relaxed);
+            return;
+        };
+        let lines = batch.iter().filter(|byte| **byte == b'\n').count();
+        self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
+        if !self.write_failed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "cannot write the access log; lines are dropped and counted until it works again");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

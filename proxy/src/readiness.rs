@@ -1,0 +1,133 @@
+//! Ready means: certificate, first configuration and listeners are there, and no drain has begun.
+//!
+//! Each owner reports its own gate ([`Readiness::met`], [`Readiness::waiting`] with the reason in plain words); `/ready`
+//! shows what is missing and why, and the control plane is told through [`Readiness::states`].
+//!
+//! It judges nothing: a gate is met when its owner says so. A gate once met may be lost again (the certificate ended).
+
+use std::sync::Arc;
+
+use outrigger_proto::spec::State;
+use tokio::sync::watch;
+
+/// What has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Certificate,
+    Configuration,
+    Listeners,
+}
+
+/// A handle; clones share the state.
+#[derive(Clone)]
+pub struct Readiness {
+    gates: watch::Sender<Gates>,
+}
+
+#[derive(Clone)]
+struct Gates {
+    draining: bool,
+    // `None`: met. In the order of `Gate::ALL`.
+    waiting_for: [Option<Arc<str>>; Gate::ALL.len()],
+}
+
+// === impl Gate ===
+
+impl Gate {
+    pub const ALL: [Self; 3] = [Self::Certificate, Self::Configuration, Self::Listeners];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Configuration => "configuration",
+            Self::Listeners => "listeners",
+        }
+    }
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    #[expect(clippy::new_without_default, reason = "one per process, made where the process is built")]
+    pub fn new() -> Self {
+        let waiting_for =
+            ["none was issued yet", "none has arrived yet", "not open yet"].map(|why| Some(why.into()));
+        Self { gates: watch::Sender::new(Gates { draining: false, waiting_for }) }
+    }
+
+    pub fn met(&self, gate: Gate) {
+        self.set(gate, None);
+    }
+
+    /// Not there, and the reason as an operator wants to read it (the last error, in plain words).
+    pub fn waiting(&self, gate: Gate, why: &str) {
+        self.set(gate, Some(why.into()));
+    }
+
+    fn set(&self, gate: Gate, why: Option<Arc<str>>) {
+        self.gates.send_if_modified(|gates| {
+            let slot = &mut gates.waiting_for[gate as usize];
+            let changed = *slot != why;
+            *slot = why;
+            changed
+        });
+    }
+
+    /// From now on not ready, for good.
+    pub fn draining(&self) {
+        self.gates.send_modify(|gates| gates.draining = true);
+    }
+
+    pub fn state(&self) -> State {
+        self.gates.borrow().state()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.state().ready
+    }
+
+    /// What `/ready` answers when it is not: one line per missing part. Empty when ready.
+    pub fn missing(&self) -> Vec<String> {
+        let gates = self.gates.borrow();
+        let mut lines = Vec::new();
+        if gates.draining {
+            lines.push("draining: this proxy is on its way out".to_owned());
+        }
+        for gate in Gate::ALL {
+            if let Some(why) = &gates.waiting_for[gate as usize] {
+                lines.push(format!("{}: {why}", gate.name()));
+            }
+        }
+        lines
+    }
+
+    /// The state now and each time it changes, for the control plane.
+    pub fn states(&self) -> States {
+        States { gates: self.gates.subscribe() }
+    }
+}
+
+impl Gates {
+    fn state(&self) -> State {
+        State { ready: !self.draining && self.waiting_for.iter().all(Option::is_none), draining: self.draining }
+    }
+}
+
+/// Changes of [`State`], seen by one listener.
+pub struct States {
+    gates: watch::Receiver<Gates>,
+}
+
+impl States {
+    pub fn current(&self) -> State {
+        self.gates.borrow().state()
+    }
+
+    /// Waits for a state that differs from `known`. Pending for ever once the process has no [`Readiness`] left.
+    pub async fn differs_from(&mut self, known: State) -> State {
+        match self.gates.wait_for(|gates| gates.state() != known).await {
+            Ok(gates) => gates.state(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What happened, told once and kept twice: as metrics and as an access-log line.
+//!
+//! The data path fills a [`RequestRecord`] or [`ConnectionRecord`] when its work has ended and hands it to its worker's
+//! [`Shard`]; both sinks are fed from there without a lock, an allocation in the steady state, or a wait. Everything
+//! that is counted on the control runtime (configuration, certificates) goes to [`Telemetry`] itself.
+//!
+//! It samples nothing and decides nothing; names and formats are in `metrics.rs` and `access_log.rs`.
+
+use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_certs::SpiffeId;
+use outrigger_core::verdict::Reason;
+
+use crate::{access_log, metrics};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    Inbound,
+    Outbound,
+}
+
+/// What was spoken, as far as the proxy knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+    /// The application's own TLS, passed through.
+    Tls,
+}
+
+/// One request, from its head to the end of its answer.
+#[derive(Clone, Debug)]
+pub struct RequestRecord<'a> {
+    pub direction: Direction,
+    pub protocol: Protocol,
+    pub method: &'a str,
+    pub authority: &'a str,
+    /// What follows a `?` is never logged, whether or not it is in here.
+    pub path: &'a str,
+    /// As the caller saw it; 0 when the caller left before there was one.
+    pub status: u16,
+    pub grpc_status: Option<u16>,
+    /// Why the proxy answered itself, or cut the answer short.
+    pub reason: Option<Reason>,
+    /// What goes with the reason, such as the name of a policy or the text of an error.
+    pub detail: &'a str,
+    /// Outbound: the identity of the endpoint that answered. Inbound: of the caller; `None` for plaintext.
+    pub peer: Option<&'a SpiffeId>,
+    /// Address of whoever opened the connection.
+    pub caller: SocketAddr,
+    /// `NAMESPACE/NAME:PORT` outbound, `:PORT` inbound, empty if unknown.
+    pub service: &'a str,
+    /// Name of the route, empty without one.
+    pub route: &'a str,
+    /// Where the (last) attempt went.
+    pub endpoint: Option<SocketAddr>,
+    /// Body bytes from the caller.
+    pub received: u64,
+    /// Body bytes to the caller.
+    pub sent: u64,
+    /// Until the answer's head; zero if there was none.
+    pub first_byte: Duration,
+    pub duration: Duration,
+    /// Tries at endpoints: 0 when none was tried.
+    pub attempts: u32,
+    /// Also in `outrigger-id`.
+    pub id: u64,
+}
+
+/// One connection that was carried as bytes, or that ended before it carried a request.
+#[derive(Clone, Debug)]
+pub struct ConnectionRecord<'a> {
+    pub direction: Direction,
+    pub protocol: Protocol,
+    pub reason: Option<Reason>,
+    pub detail: &'a str,
+    pub peer: Option<&'a SpiffeId>,
+    pub caller: SocketAddr,
+    pub service: &'a str,
+    /// Server name of a passed-through TLS connection, or the name dialled; empty if unknown.
+    pub authority: &'a str,
+    pub endpoint: Option<SocketAddr>,
+    pub received: u64,
+    pub sent: u64,
+    /// Until the connection to the endpoint was there; zero if it never was.
+    pub connected: Duration,
+    pub duration: Duration,
+    pub attempts: u32,
+    pub id: u64,
+}
+
+/// Process-wide: makes shards, holds what the control runtime counts, answers scrapes.
+pub struct Telemetry {
+    pub metrics: Arc<metrics::Registry>,
+    access_log: access_log::AccessLog,
+}
+
+/// A worker's own counters and log buffer.
+pub struct Shard {
+    metrics: RefCell<metrics::Shard>,
+    access_log: RefCell<access_log::Lane>,
+}
+
+// === impl Direction ===
+
+impl Direction {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+// === impl Telemetry ===
+
+impl Telemetry {
+    pub fn new(access_log: access_log::AccessLog) -> Self {
+        Self { metrics: metrics::Registry::new(metrics::SERIES_BUDGET), access_log }
+    }
+
+    /// For the worker on whose thread it will be used.
+    pub fn shard(&self) -> Shard {
+        Shard { metrics: RefCell::new(self.metrics.shard()), access_log: RefCell::new(self.access_log.lane()) }
+    }
+
+    pub fn access_log_dropped(&self) -> u64 {
+        self.access_log.dropped()
+    }
+
+    /// Writes out what is queued; gives up at the deadline (nobody may be reading the pipe any more).
+    pub fn flush(&self, within: Duration) {
+        self.access_log.flush(within);
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    pub fn request(&self, record: &RequestRecord<'_>) {
+        self.metrics.borrow_mut().request(record);
+        self.access_log.borrow_mut().request(record);
+    }
+
+    pub fn connection(&self, record: &ConnectionRecord<'_>) {
+        self.metrics.borrow_mut().connection(record);
+        self.access_log.borrow_mut().connection(record);
+    }
+
+    /// A TLS handshake of the mesh hop failed. `cause` is one of a fixed few, never the peer's words.
+    pub fn handshake_failed(&self, direction: Direction, cause: &'static str) {
+        self.metrics.borrow_mut().handshake_failed(direction, cause);
+    }
+}
