@@ -1,9 +1,9 @@
 //! Starts the current program again inside namespaces of its own, without privileges where the kernel allows that.
 //!
 //! ```text
-//!   outside ──probe──▶ exec unshare ──▶ init ──spawn──▶ inside
-//!                                       │ private tmpfs on /run, loopback up
-//!                                       └ stays as process 1: forwards SIGINT and SIGTERM, reaps orphans
+//!   outside ──probe──▶ new namespaces ──spawn──▶ init ──spawn──▶ inside
+//!      │                                          │ private tmpfs on /run, loopback up
+//!      └ waits, forwards SIGTERM                  └ process 1: forwards SIGTERM, reaps orphans
 //! ```
 //!
 //! Where the kernel lets us mount a fresh /proc, the program also gets a process namespace: whatever it leaves behind
@@ -13,18 +13,20 @@
 
 use std::{
     env, fmt, fs,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, ExitCode, ExitStatus},
 };
 
 use nix::{
-    mount::MsFlags,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::{
+        prctl::set_pdeathsig,
         signal::{SigSet, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, getgid, getuid},
 };
 
 use crate::{binaries::search_path, find_program};
@@ -72,12 +74,19 @@ pub enum Refusal {
     },
 }
 
-/// Ways to make the namespaces, best first. `--kill-child` ends the inside when the outside is killed.
-const WAYS: [&[&str]; 4] = [
-    &["--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"],
-    &["--user", "--map-root-user", "--net", "--mount", "--fork", "--kill-child"],
-    &["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"],
-    &["--net", "--mount", "--fork", "--kill-child"],
+/// Which namespaces to make, beside network and mounts.
+#[derive(Clone, Copy)]
+struct Way {
+    user: bool,
+    process: bool,
+}
+
+/// Best first.
+const WAYS: [Way; 4] = [
+    Way { user: true, process: true },
+    Way { user: true, process: false },
+    Way { user: false, process: true },
+    Way { user: false, process: false },
 ];
 
 /// Fails with 40 + the step, so that the reason can be told.
@@ -89,11 +98,14 @@ nft 'add table ip probe; add chain ip probe out { type nat hook output priority 
 add rule ip probe out tcp dport 1 redirect to :2' && exit 0
 iptables -t nat -A OUTPUT -p tcp --dport 1 -j REDIRECT --to-ports 2 || exit 45";
 
-/// Call it first thing in `main`, while the process has one thread. Outside, it does not return unless refused.
+/// Call it first thing in `main`, while the process has one thread. Outside, it returns when the inside has ended.
 pub fn reexec_or_enter() -> Result<Entered, Refusal> {
     match env::var(STAGE).unwrap_or_default().split_once(':') {
         Some(("init", outer)) => init(outer),
-        Some(("inside", outer)) if Path::new(MARKER).exists() => Ok(Entered::Inside(Inside::parse(outer))),
+        Some(("inside", outer)) if Path::new(MARKER).exists() => {
+            guarded_signals().thread_unblock().map_err(|error| refuse("signals", error))?;
+            Ok(Entered::Inside(Inside::parse(outer)))
+        }
         Some(_) | None => outside(),
     }
 }
@@ -105,7 +117,7 @@ pub fn probe() -> Result<(), Refusal> {
 
 // === outside ===
 
-fn find_way() -> Result<&'static [&'static str], Refusal> {
+fn find_way() -> Result<Way, Refusal> {
     for (tool, package) in [("unshare", "util-linux"), ("nsenter", "util-linux"), ("ip", "iproute2")] {
         if find_program(tool).is_none() {
             return Err(Refusal::MissingTool { tool, package });
@@ -117,7 +129,7 @@ fn find_way() -> Result<&'static [&'static str], Refusal> {
     let mut refusal = None;
     for way in WAYS {
         let tried = Command::new("unshare")
-            .args(way)
+            .args(way.unshare_arguments())
             .args(["--", "sh", "-c", PROBE])
             .env("PATH", search_path())
             .env("LC_ALL", "C")
@@ -153,42 +165,68 @@ fn hint() -> String {
 
 fn outside() -> Result<Entered, Refusal> {
     let way = find_way()?;
-    let program = env::current_exe().map_err(|error| Refusal::Restart { why: error.to_string() })?;
-    let inside = Inside { outer_pid: std::process::id(), user_namespace: way.contains(&"--user") };
-    let error = Command::new("unshare")
-        .args(way)
-        .arg("--")
-        .arg(program)
-        .args(env::args_os().skip(1))
-        .env("PATH", search_path())
-        .env(STAGE, format!("init:{inside}"))
-        .exec();
-    Err(Refusal::Restart { why: format!("unshare: {error}") })
+    let inside = Inside { outer_pid: std::process::id(), user_namespace: way.user };
+    let signals = block_signals()?;
+    way.unshare()?;
+    spawn_and_guard(&format!("init:{inside}"), &signals)
 }
 
-// === init ===
+impl Way {
+    /// For unshare(1), which only probes: it ignores SIGTERM while it waits, so it cannot stand between us.
+    fn unshare_arguments(self) -> Vec<&'static str> {
+        let mut arguments = vec!["--net", "--mount", "--fork"];
+        if self.user {
+            arguments.extend(["--user", "--map-root-user"]);
+        }
+        if self.process {
+            arguments.extend(["--pid", "--mount-proc"]);
+        }
+        arguments
+    }
 
-fn init(outer: &str) -> Result<Entered, Refusal> {
-    let refuse = |what: &str, why: String| Refusal::Restart { why: format!("{what}: {why}") };
-    // Blocked before the child exists, so that no signal is lost; std starts children with nothing blocked.
+    fn unshare(self) -> Result<(), Refusal> {
+        let (uid, gid) = (getuid(), getgid());
+        let mut flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+        flags.set(CloneFlags::CLONE_NEWUSER, self.user);
+        flags.set(CloneFlags::CLONE_NEWPID, self.process);
+        unshare(flags).map_err(|error| refuse("namespaces", error))?;
+        if self.user {
+            let write = |file: &str, text: String| {
+                fs::write(format!("/proc/self/{file}"), text).map_err(|error| refuse(file, error))
+            };
+            write("setgroups", "deny".into())?;
+            write("uid_map", format!("0 {uid} 1"))?;
+            write("gid_map", format!("0 {gid} 1"))?;
+        }
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .map_err(|error| refuse("private mounts", error))
+    }
+}
+
+fn guarded_signals() -> SigSet {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
         signals.add(signal);
     }
-    signals.thread_block().map_err(|error| refuse("signals", error.to_string()))?;
-    nix::mount::mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-        .map_err(|error| refuse("tmpfs on /run", error.to_string()))?;
-    fs::write(MARKER, outer).map_err(|error| refuse(MARKER, error.to_string()))?;
-    // Adding a first namespace prepares /run/netns for all, which two at once would race for.
-    crate::ip::run(&["link set lo up", "netns add base", "netns del base"])
-        .map_err(|error| refuse("network", format!("{error:#}")))?;
+    signals
+}
 
-    let program = env::current_exe().map_err(|error| refuse("own program", error.to_string()))?;
-    let mut child = Command::new(program)
+/// Before there are children, so that no signal is lost. They inherit it, and the innermost one takes it back.
+fn block_signals() -> Result<SigSet, Refusal> {
+    let signals = guarded_signals();
+    signals.thread_block().map_err(|error| refuse("signals", error))?;
+    Ok(signals)
+}
+
+/// Starts the next stage and stays with it to its end.
+fn spawn_and_guard(stage: &str, signals: &SigSet) -> Result<Entered, Refusal> {
+    let program = env::current_exe().map_err(|error| refuse("own program", error))?;
+    let child = Command::new(program)
         .args(env::args_os().skip(1))
-        .env(STAGE, format!("inside:{outer}"))
+        .env("PATH", search_path())
+        .env(STAGE, stage)
         .spawn()
-        .map_err(|error| refuse("start", error.to_string()))?;
+        .map_err(|error| refuse("start", error))?;
     let main = Pid::from_raw(child.id().cast_signed());
     loop {
         match signals.wait() {
@@ -200,12 +238,33 @@ fn init(outer: &str) -> Result<Entered, Refusal> {
             // The terminal sends its interrupt to the whole foreground group, the child included.
             Ok(Signal::SIGINT) => {}
             Ok(signal) => drop(kill(main, signal)),
-            Err(_) => {
-                let status = child.wait().map_err(|error| refuse("wait", error.to_string()))?;
-                return Ok(Entered::Finished(exit_code(status)));
-            }
+            Err(error) => return Err(refuse("signals", error)),
         }
     }
+}
+
+fn refuse(what: &str, error: impl fmt::Display) -> Refusal {
+    Refusal::Restart { why: format!("{what}: {error}") }
+}
+
+// === init ===
+
+fn init(outer: &str) -> Result<Entered, Refusal> {
+    // What kills the outside shall end the inside.
+    set_pdeathsig(Signal::SIGKILL).map_err(|error| refuse("tie to the parent", error))?;
+    let signals = block_signals()?;
+    if std::process::id() == 1 {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+        mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
+            .map_err(|error| refuse("/proc", error))?;
+    }
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .map_err(|error| refuse("tmpfs on /run", error))?;
+    fs::write(MARKER, outer).map_err(|error| refuse(MARKER, error))?;
+    // Adding a first namespace prepares /run/netns for all, which two at once would race for.
+    crate::ip::run(&["link set lo up", "netns add base", "netns del base"])
+        .map_err(|error| refuse("network", format!("{error:#}")))?;
+    spawn_and_guard(&format!("inside:{outer}"), &signals)
 }
 
 /// Buries every child that has ended (orphans come to process 1); the status of `main` if it is among them.
