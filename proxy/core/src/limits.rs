@@ -1,0 +1,117 @@
+//! The numbers that bound what a stranger may cost, each with where it comes from.
+//!
+//! Anchors are the defaults of proxies that have been attacked for years: hyper 1.12, h2 0.4, nginx, HAProxy, Envoy,
+//! Linkerd, ztunnel. Ours are at least as tight as the tightest that mesh traffic tolerates. Sizes are in bytes.
+//!
+//! It enforces nothing: the step that meets a limit does, and answers with the [`crate::verdict::Reason`] named here.
+
+use std::time::Duration;
+
+// === headers ===
+
+/// Decoded header fields of one message (names and values; in HTTP/2 plus 32 each). Over: `headers-too-large`.
+/// hyper allows 16 KiB (h2) or 408 KiB (h1), ztunnel 64, Envoy 60; JWTs and cookies need more than 16.
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Fields of one message: each cookie crumb, each field about to be discarded and each trailer counts, before they are
+/// joined or removed, because the memory is spent by then. Envoy 100, hyper h1 100, HAProxy 101, nginx 1,000.
+pub const MAX_HEADER_FIELDS: usize = 128;
+/// Request target. Over: `uri-too-long`. hyper 64 KiB - 1, nginx 8 KiB; the catalogue's cap is 16 KiB.
+pub const MAX_URI_BYTES: usize = 16 * 1024;
+/// Read buffer of an HTTP/1 connection: a head of the largest size plus one read. hyper 408 KiB.
+pub const HTTP1_BUFFER_BYTES: usize = MAX_HEADER_BYTES + 32 * 1024;
+/// Unread request body that is drained so that a connection can be used again; more is closed.
+pub const MAX_DRAIN_BYTES: u64 = 64 * 1024;
+
+// === HTTP/2 ===
+
+/// Concurrent streams on a connection from an application. nginx 128, hyper and ztunnel 200, HAProxy 100.
+pub const MAX_STREAMS: u32 = 128;
+/// Concurrent streams on a connection from another proxy, which multiplexes many callers.
+pub const MAX_MESH_STREAMS: u32 = 256;
+/// Flow-control window of a stream. Linkerd 64 KiB: one stalled stream holds no more.
+pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Flow-control window of a connection. h2 sizes its budget for tiny DATA frames by it: 1 MiB cut gRPC streams of
+/// 5,000 small messages with ENHANCE_YOUR_CALM, 16 MiB carries them.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Largest frame we accept: the least the protocol allows, so that one stream cannot hold the line.
+pub const MAX_FRAME_BYTES: u32 = 16 * 1024;
+/// Bytes buffered for a stream whose peer does not read. hyper 400 KiB.
+pub const STREAM_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// HPACK table. The protocol's default; larger ones are what the header bombs grow in.
+pub const HPACK_TABLE_BYTES: u32 = 4096;
+/// Streams reset by the peer that wait to be accepted. h2 20; the rapid-reset guard.
+pub const MAX_PENDING_RESETS: usize = 50;
+/// Streams reset by our own protocol checks before the connection is closed. h2 1,024; the MadeYouReset guard.
+pub const MAX_LOCAL_RESETS: usize = 128;
+/// Premature resets on one connection before their share is looked at. Envoy 500.
+pub const RESET_CHECK_AFTER: u32 = 100;
+/// Share of premature resets, in per cent, that closes the connection from then on. Envoy 50 %.
+pub const MAX_RESET_PERCENT: u32 = 50;
+/// A PING is sent on a connection that was silent for so long; HTTP/2 mesh hops and upstreams.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// The PING's answer is waited for so long; together a dead peer is found in under 30 s. ztunnel 10 s and 20 s.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+// === times, absolute unless they say idle ===
+
+/// TLS handshake, from the first byte to the last. HAProxy and Envoy hold half a handshake for over 30 s.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// First bytes of a connection with a declared protocol; afterwards it is opaque. Linkerd 10 s.
+pub const DETECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Complete head of an HTTP/1 request after its first byte. Over: `caller-timeout`. nginx 60 s, hyper 30 s.
+pub const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 connection preface and first SETTINGS.
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A stream or connection that has work to move and moves less than [`STALL_PROGRESS_BYTES`] for so long. A peer that
+/// opens its window by one byte now and then does not extend it. nginx 60 s per write, Envoy 5 min.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Progress that counts against a stall.
+pub const STALL_PROGRESS_BYTES: u64 = 4096;
+/// Idle mesh connection, kept for reuse. Envoy 1 h.
+pub const MESH_IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Idle connection to an application or from one. Envoy 1 h, nginx 75 s.
+pub const PLAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Answer of the control plane to a new destination, before the egress policy decides without it.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A destination that was not used for so long is unsubscribed.
+pub const DESTINATION_IDLE: Duration = Duration::from_secs(10 * 60);
+/// TCP keepalive: first probe, interval, count; a dead peer is found in 25 s. ztunnel 180 s, Linkerd 10 s.
+pub const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+pub const KEEPALIVE_PROBES: u32 = 3;
+
+// === connections and queues ===
+
+/// Connections a worker holds at once; at the cap it stops accepting.
+pub const MAX_CONNECTIONS: usize = 16 * 1024;
+/// TLS handshakes running in one worker; more wait, see [`MAX_QUEUED_HANDSHAKES`]. A handshake is CPU, not waiting.
+pub const MAX_HANDSHAKES: usize = 4;
+/// Handshakes waiting in one worker; the next ones are closed. Over: `overloaded`.
+pub const MAX_QUEUED_HANDSHAKES: usize = 256;
+/// File descriptors kept back for admin, health and the control stream.
+pub const RESERVED_DESCRIPTORS: u64 = 32;
+/// Pause after accept failed for want of descriptors: doubled from the first to the second.
+pub const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+/// Connections to one endpoint from one worker.
+pub const MAX_ENDPOINT_CONNECTIONS: usize = 1024;
+/// Idle connections to one endpoint kept by one worker. Go's default of 2 churns, curl's cache is 100 in all.
+pub const MAX_IDLE_CONNECTIONS: usize = 64;
+/// Requests waiting for a connection to one endpoint in one worker. Over: `overloaded`.
+pub const MAX_WAITING_REQUESTS: usize = 1024;
+/// What one connection may hold in the proxy, headers, windows and buffers together.
+pub const CONNECTION_MEMORY_BYTES: usize = 2 * 1024 * 1024;
+/// A ClientHello, over all its TLS records. Real ones with post-quantum shares are below 2 KiB; many servers stop at 16.
+pub const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024;
+/// First bytes looked at to tell a protocol: one longest request line and its end.
+pub const MAX_DETECT_BYTES: usize = MAX_URI_BYTES + 64;
+
+// === retries ===
+
+/// Attempts of a request in all, the first one included, as long as nothing was ever sent.
+pub const MAX_ATTEMPTS: u32 = 5;
+/// Further attempts of a request that had been sent.
+pub const MAX_RESENDS: u32 = 2;
+/// Retries of sent requests, in per cent of the requests of the last 10 s. Finagle, Linkerd and Envoy: 20 %.
+pub const RETRY_BUDGET_PERCENT: u32 = 20;
+/// Retries of sent requests allowed in each second whatever their share, so that a quiet service has some. Finagle 10.
+pub const RETRY_BUDGET_MIN_PER_SECOND: u32 = 10;
