@@ -37,13 +37,17 @@ pub enum SpiffeError {
     Scheme,
     #[error("is longer than {MAX_ID_BYTES} bytes")]
     TooLong,
-    #[error("trust domain is empty, longer than {MAX_TRUST_DOMAIN_BYTES} bytes, or has a character outside a-z 0-9 . - _")]
+    #[error(
+        "trust domain is empty, longer than {MAX_TRUST_DOMAIN_BYTES} bytes, or has a character outside a-z 0-9 . - _"
+    )]
     TrustDomain,
     #[error("path is not /ns/NAMESPACE/sa/SERVICE_ACCOUNT")]
     Path,
     #[error("namespace is empty, longer than {MAX_NAME_BYTES} bytes, or has a character outside a-z 0-9 . -")]
     Namespace,
-    #[error("service account is empty, longer than {MAX_NAME_BYTES} bytes, or has a character outside a-z 0-9 . -")]
+    #[error(
+        "service account is empty, longer than {MAX_NAME_BYTES} bytes, or has a character outside a-z 0-9 . -"
+    )]
     ServiceAccount,
 }
 
@@ -98,7 +102,11 @@ impl SpiffeId {
     }
 
     /// Builds the identity of a service account.
-    pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeError> {
+    pub fn new(
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Self, SpiffeError> {
         if !is_name(namespace) {
             return Err(SpiffeError::Namespace);
         }
@@ -162,7 +170,10 @@ mod tests {
     #[test]
     fn parts_are_slices_of_the_uri() {
         let id = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").unwrap();
-        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("mesh.local", "shop", "orders"));
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("mesh.local", "shop", "orders")
+        );
     }
 
     #[test]
