@@ -13,11 +13,9 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use crate::{
-    SpiffeId, Validity, VerifyError,
-    key::{NoKey, PrivateKey},
-    verify,
-};
+use crate::{SpiffeId, Validity, VerifyError, key::PrivateKey, verify};
+
+pub use crate::key::{NoKey, NotP256};
 
 /// A new key that waits for its certificate.
 pub struct KeyRequest(PrivateKey);
@@ -45,8 +43,8 @@ pub enum CredentialError {
     OtherKey,
     #[error("the PEM text cannot be read: {0}")]
     Pem(String),
-    #[error("the key in the PEM text is not a P-256 private key")]
-    PemKey,
+    #[error("the key in the PEM text {0}")]
+    PemKey(#[from] NotP256),
     #[error("the certificate is for trust domain {got}, not {expected}")]
     TrustDomain { expected: String, got: String },
 }
@@ -95,7 +93,7 @@ impl Credential {
             CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(unreadable)?;
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(unreadable)?;
         let key = Zeroizing::new(key);
-        Self::new(chain, PrivateKey::from_der(key.secret_der()).map_err(|_| CredentialError::PemKey)?)
+        Self::new(chain, PrivateKey::from_der(key.secret_der())?)
     }
 
     /// Key and chain as PEM. The only way a key leaves the process; the text wipes itself.

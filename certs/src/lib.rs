@@ -42,6 +42,3 @@ pub use {
     trust::{TrustBundle, TrustError},
     verify::VerifyError,
 };
-
-#[cfg(all(test, feature = "issue"))]
-mod handshake_tests;

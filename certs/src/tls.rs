@@ -231,17 +231,18 @@ impl HandshakeError {
         match error {
             Error::InvalidCertificate(error) => Self::Peer(peer_error(error)),
             Error::NoCertificatesPresented => Self::NoPeerCertificate,
-            Error::NoApplicationProtocol => Self::NoProtocol,
-            Error::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::NoProtocol,
-            Error::AlertReceived(AlertDescription::ProtocolVersion) => Self::Version,
-            Error::AlertReceived(alert) => Self::Refused(format!("{alert:?}")),
-            Error::PeerIncompatible(
+            Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+                Self::NoProtocol
+            }
+            Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | Error::PeerIncompatible(
                 PeerIncompatible::SupportedVersionsExtensionRequired
                 | PeerIncompatible::ServerDoesNotSupportTls12Or13
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
                 | PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled,
             ) => Self::Version,
+            Error::AlertReceived(alert) => Self::Refused(format!("{alert:?}")),
             Error::InvalidMessage(what) => Self::Garbage(format!("{what:?}")),
             Error::Other(error) => match error.0.downcast_ref::<OwnError>() {
                 Some(own) => Self::Own(*own),

@@ -8,12 +8,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::Authority;
-use crate::{
-    TrustDomain,
-    key::{NotP256, PrivateKey},
-    rotation::Held,
-    verify,
-};
+use crate::{TrustDomain, credential::NotP256, key::PrivateKey, rotation::Held, verify};
 
 /// What is wrong, and with which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,9 +245,10 @@ fn certificates(pem: Named<'_>) -> Result<Vec<CertificateDer<'static>>, Authorit
 
 fn private_key(pem: Named<'_>) -> Result<PrivateKey, AuthorityError> {
     let key = PrivateKeyDer::from_pem_slice(pem.text.as_bytes()).map_err(|e| {
-        pem.error(match e {
-            rustls::pki_types::pem::Error::NoItemsFound => AuthorityCause::NoKey,
-            e => AuthorityCause::Pem(e.to_string()),
+        pem.error(if matches!(e, rustls::pki_types::pem::Error::NoItemsFound) {
+            AuthorityCause::NoKey
+        } else {
+            AuthorityCause::Pem(e.to_string())
         })
     })?;
     let key = Zeroizing::new(key);
