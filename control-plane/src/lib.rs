@@ -1,1 +1,4 @@
-//! Placeholder while the workspace is laid out.
+//! temp
+pub mod config;
+pub mod kinds;
+pub mod yaml;

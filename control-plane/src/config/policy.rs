@@ -1,0 +1,221 @@
+//! `TrafficPolicy`, `AuthorizationPolicy` and `ServerPolicy`, validated.
+
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
+
+use outrigger_proto::{
+    limits::{MAX_CALLERS, MAX_RULES},
+    spec::{Action, AuthorizationRule, EgressPolicy, LoadBalancer, MtlsMode, Protocol},
+};
+
+use super::{
+    ObjectName,
+    notes::Notes,
+    service::{each, once},
+};
+use crate::{
+    kinds::{self, Algorithm, Document, Egress, Mtls, TargetRef},
+    yaml::Path,
+};
+
+/// Labels that a workload must have, all of them. Empty: every workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Labels(pub BTreeMap<Arc<str>, Arc<str>>);
+
+/// Callers' side of a service. What is `None` comes from a less specific policy, or is the default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrafficPolicy {
+    pub service: ObjectName,
+    pub port: Option<NonZeroU16>,
+    pub load_balancer: Option<LoadBalancer>,
+    pub connect_timeout: Option<Duration>,
+    /// `Some(None)`: no limit.
+    pub request_timeout: Option<Option<Duration>>,
+    pub idle_timeout: Option<Option<Duration>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthorizationPolicy {
+    pub name: ObjectName,
+    pub target: Target,
+    pub action: Action,
+    pub rules: Vec<AuthorizationRule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Workloads of the policy's namespace.
+    Workloads(Labels),
+    /// Workloads that serve a service, on the ports at which they do.
+    Service { name: ObjectName, port: Option<NonZeroU16> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerPolicy {
+    pub name: ObjectName,
+    pub selector: Labels,
+    pub ports: Vec<ServerPort>,
+    pub egress: Option<EgressPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerPort {
+    pub port: NonZeroU16,
+    pub protocol: Option<Protocol>,
+    pub mtls: Option<MtlsMode>,
+}
+
+impl Labels {
+    pub fn select(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|(key, value)| labels.get(&**key).is_some_and(|has| **has == **value))
+    }
+}
+
+pub(super) fn labels(path: &Path, written: BTreeMap<String, String>, notes: &mut Notes<'_>) -> Labels {
+    if written.is_empty() {
+        notes.note(path, "is empty: leave it out, or name a label");
+    }
+    for (key, value) in &written {
+        notes.label(path, key, value);
+    }
+    Labels(written.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+}
+
+fn target_ref(
+    path: &Path,
+    policy: &ObjectName,
+    written: TargetRef,
+    notes: &mut Notes<'_>,
+) -> Option<(ObjectName, Option<NonZeroU16>)> {
+    let TargetRef { group, kind, name, port } = written;
+    notes.service_kind(path, group.as_deref(), &kind);
+    let name = notes.name(&path.key("name"), &name);
+    let port = match port {
+        Some(port) => Some(notes.port(&path.key("port"), port)?),
+        None => None,
+    };
+    Some((ObjectName { namespace: policy.namespace.clone(), name: name? }, port))
+}
+
+pub(super) fn traffic(
+    name: &ObjectName,
+    document: Document<kinds::TrafficPolicySpec>,
+    notes: &mut Notes<'_>,
+) -> Option<TrafficPolicy> {
+    let kinds::TrafficPolicySpec { target_ref: target, load_balancer, timeouts } = document.spec;
+    let spec = Path::of("spec");
+    let target = target_ref(&spec.key("targetRef"), name, target, notes);
+    let mut timeout = |field: &str, text: Option<String>| {
+        let path = spec.key("timeouts").key(field);
+        let duration = notes.duration(&path, &text?)?;
+        if duration.is_zero() && field == "connect" {
+            notes.note(&path, "cannot be 0s: a connection attempt needs an end");
+        }
+        Some(duration)
+    };
+    let (connect, request, idle) = match timeouts {
+        Some(kinds::Timeouts { connect, request, idle }) => {
+            (timeout("connect", connect), timeout("request", request), timeout("idle", idle))
+        }
+        None => (None, None, None),
+    };
+    let unlimited = |duration: Duration| (!duration.is_zero()).then_some(duration);
+    let (service, port) = target?;
+    Some(TrafficPolicy {
+        service,
+        port,
+        load_balancer: load_balancer.map(|load_balancer| match load_balancer.algorithm {
+            Algorithm::PeakEwma => LoadBalancer::PeakEwma,
+            Algorithm::LeastRequest => LoadBalancer::LeastRequest,
+            Algorithm::RoundRobin => LoadBalancer::RoundRobin,
+            Algorithm::Random => LoadBalancer::Random,
+        }),
+        connect_timeout: connect,
+        request_timeout: request.map(unlimited),
+        idle_timeout: idle.map(unlimited),
+    })
+}
+
+pub(super) fn authorization(
+    name: &ObjectName,
+    document: Document<kinds::AuthorizationPolicySpec>,
+    notes: &mut Notes<'_>,
+) -> Option<AuthorizationPolicy> {
+    let kinds::AuthorizationPolicySpec { selector, target_ref: target, action, rules } = document.spec;
+    let spec = Path::of("spec");
+    if selector.is_some() && target.is_some() {
+        notes.note(&spec.key("targetRef"), "cannot stand beside selector: a policy has one target");
+    }
+    let selector = selector.map(|selector| labels(&spec.key("selector"), selector, notes));
+    let has_ref = target.is_some();
+    let target = match target {
+        Some(target) => target_ref(&spec.key("targetRef"), name, target, notes)
+            .map(|(name, port)| Target::Service { name, port }),
+        None => Some(Target::Workloads(selector.unwrap_or_default())),
+    };
+    let action = match action {
+        kinds::Action::Allow => Action::Allow,
+        kinds::Action::Deny => Action::Deny,
+        kinds::Action::Audit => Action::Audit,
+    };
+    let path = spec.key("rules");
+    notes.at_most(&path, rules.len(), MAX_RULES);
+    if rules.is_empty() && (action != Action::Allow || has_ref) {
+        let reason = match action {
+            Action::Allow => {
+                "is required with targetRef (without rules a policy covers every port, not only those of the service)"
+            }
+            Action::Deny | Action::Audit => {
+                "is empty: the policy would never match; a rule {} matches every caller"
+            }
+        };
+        notes.note(&path, reason);
+    }
+    let rules = each(&path, rules, |path, rule| {
+        let (from, to) = (path.key("from"), path.key("to"));
+        let identities =
+            each(&from.key("identities"), rule.from.identities, |path, id| notes.identity(path, &id));
+        let namespaces =
+            each(&from.key("namespaces"), rule.from.namespaces, |path, name| notes.name(path, &name));
+        let ports = each(&to.key("ports"), rule.to.ports, |path, port| notes.port(path, port));
+        once(&to.key("ports"), ports.as_deref(), notes);
+        let (identities, namespaces) = (identities?, namespaces?);
+        notes.at_most(&from.key("identities"), identities.len(), MAX_CALLERS);
+        notes.at_most(&from.key("namespaces"), namespaces.len(), MAX_CALLERS);
+        Some(AuthorizationRule { identities, namespaces, ports: ports? })
+    });
+    Some(AuthorizationPolicy { name: name.clone(), target: target?, action, rules: rules? })
+}
+
+pub(super) fn server(
+    name: &ObjectName,
+    document: Document<kinds::ServerPolicySpec>,
+    notes: &mut Notes<'_>,
+) -> Option<ServerPolicy> {
+    let kinds::ServerPolicySpec { selector, ports, egress } = document.spec;
+    let spec = Path::of("spec");
+    if ports.is_empty() && egress.is_none() {
+        notes.note(&spec, "says nothing: want ports or egress");
+    }
+    let selector =
+        selector.map(|selector| labels(&spec.key("selector"), selector, notes)).unwrap_or_default();
+    let path = spec.key("ports");
+    let ports = each(&path, ports, |path, written| {
+        let kinds::ServerPort { port, protocol, mtls } = written;
+        let port = notes.port(&path.key("port"), port)?;
+        let mtls = mtls.map(|mtls| match mtls {
+            Mtls::Strict => MtlsMode::Strict,
+            Mtls::Permissive => MtlsMode::Permissive,
+        });
+        Some(ServerPort { port, protocol: protocol.map(Protocol::from), mtls })
+    })?;
+    for (index, port) in ports.iter().enumerate() {
+        if ports[..index].iter().any(|other| other.port == port.port) {
+            notes.note(&path.index(index).key("port"), format!("{} is listed twice", port.port));
+        }
+    }
+    let egress = egress.map(|egress| match egress {
+        Egress::Allow => EgressPolicy::Allow,
+        Egress::RegisteredOnly => EgressPolicy::RegisteredOnly,
+    });
+    Some(ServerPolicy { name: name.clone(), selector, ports, egress })
+}
