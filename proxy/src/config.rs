@@ -14,6 +14,17 @@ use std::{
 
 use outrigger_proto::spec::DestinationKey;
 
+mod args;
+pub mod cli;
+pub mod read;
+pub mod settings;
+pub(crate) mod variables;
+
+#[cfg(test)]
+mod tests;
+
+pub use args::RunArgs;
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// In the order of preference; never empty.
@@ -28,7 +39,7 @@ pub struct Config {
     pub mark: Option<NonZeroU32>,
     pub forwards: Vec<Forward>,
     pub serves: Vec<Serve>,
-    /// Own addresses, canonical; never empty.
+    /// Own addresses, canonical; empty only until `app.rs` has asked the interfaces.
     pub addresses: Vec<IpAddr>,
     pub zone: Arc<str>,
     /// `None`: nothing is kept on disk and there is no admin socket.

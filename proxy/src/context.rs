@@ -5,9 +5,12 @@
 use std::sync::Arc;
 
 use outrigger_certs::Credentials;
-use outrigger_core::Snapshot;
+use outrigger_core::snapshot::Snapshot;
 
-use crate::{config::Config, drain::Drain, readiness::Readiness, shared::Shared, sync::Discovery, telemetry::Telemetry};
+use crate::{
+    config::Config, drain::Drain, path::accept::Cap, readiness::Readiness, shared::Shared, sync::Discovery,
+    telemetry::Telemetry,
+};
 
 pub struct Ctx {
     pub config: Config,
@@ -20,4 +23,6 @@ pub struct Ctx {
     pub telemetry: Telemetry,
     pub readiness: Readiness,
     pub drain: Drain,
+    /// Connections that may be open at once.
+    pub cap: Cap,
 }

@@ -14,6 +14,7 @@ pub mod access_log;
 pub mod config;
 pub mod context;
 pub mod drain;
+pub mod init;
 pub mod metrics;
 pub mod path;
 pub mod readiness;

@@ -29,6 +29,8 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub use text::CONTENT_TYPE;
+
 /// Label sets over all families, unless told otherwise.
 pub const SERIES_BUDGET: usize = 2_000;
 
@@ -270,7 +272,7 @@ impl Shard {
             protocol: record.protocol,
             class: class(record.status),
             grpc_status: record.grpc_status,
-            reason: record.reason.map_or("", |reason| reason.code()),
+            reason: record.reason.map_or("", |reason| reason.as_str()),
             service: record.service,
             route: record.route,
         };
@@ -300,7 +302,7 @@ impl Shard {
             direction: record.direction,
             protocol: record.protocol,
             mutual: record.peer.is_some(),
-            reason: record.reason.map_or("", |reason| reason.code()),
+            reason: record.reason.map_or("", |reason| reason.as_str()),
             service: record.service,
         };
         let hash = self.hasher.hash_one(key);

@@ -7,12 +7,14 @@ use std::{
     cell::{RefCell, RefMut},
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
-use outrigger_core::Snapshot;
-use rand::{SeedableRng, rngs::SmallRng};
+use outrigger_core::snapshot::Snapshot;
+use rand::{Rng as _, SeedableRng, rngs::SmallRng};
 
 use crate::{
+    cluster::Clusters,
     context::Ctx,
     drain,
     shared::{Held, Reader},
@@ -26,6 +28,8 @@ pub struct Worker {
     pub telemetry: telemetry::Shard,
     /// Tells connections when to go.
     pub drain: drain::Local,
+    /// Endpoints with their load and connections, and what else the data path keeps.
+    pub clusters: Clusters,
     snapshot: RefCell<Reader<Snapshot>>,
     rng: RefCell<SmallRng>,
 }
@@ -37,6 +41,7 @@ impl Worker {
             id,
             telemetry: ctx.telemetry.shard(),
             drain: drain::Local::new(),
+            clusters: Clusters::new(&ctx.credentials),
             snapshot: RefCell::new(ctx.snapshot.reader()),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             ctx,
@@ -52,4 +57,14 @@ impl Worker {
     pub fn rng(&self) -> RefMut<'_, SmallRng> {
         self.rng.borrow_mut()
     }
+
+    /// Names one request or connection in answers and logs.
+    pub fn next_id(&self) -> u64 {
+        self.rng().next_u64()
+    }
+}
+
+/// The time as core's machines want it, and as tests that pause the clock see it. Once per event.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

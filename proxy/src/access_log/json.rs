@@ -123,7 +123,7 @@ impl<'a> Line<'a> {
 
     fn why(&mut self, reason: Option<Reason>, detail: &str) {
         if let Some(reason) = reason {
-            self.plain("reason", reason.code());
+            self.plain("reason", reason.as_str());
         }
         self.text("detail", detail);
     }
