@@ -39,8 +39,8 @@ use rustls::{
 };
 
 use crate::{
-    Credentials, OwnError, SpiffeId, TrustDomain, VerifyError, alpn,
-    verify::{self, ClientVerifier, PinnedServerVerifier, ServerVerifier},
+    Credentials, OwnError, SpiffeId, VerifyError, alpn,
+    verify::{self, ClientVerifier, ServerVerifier, TrustFrom},
 };
 
 /// The other side of an established connection.
@@ -90,11 +90,9 @@ pub fn client_config(
     expected: SpiffeId,
     alpn: &[&[u8]],
 ) -> Arc<ClientConfig> {
+    let trust = TrustFrom::Live(Arc::clone(credentials));
     let mut config = client_builder(Arc::clone(credentials.clock()))
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier {
-            credentials: Arc::clone(credentials),
-            expected,
-        }))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier { trust, expected }))
         .with_client_cert_resolver(Arc::new(Presented {
             credentials: Arc::clone(credentials),
             alpn: Vec::new(),
@@ -106,14 +104,9 @@ pub fn client_config(
 /// Dials the control plane with nothing but a join token in hand: no certificate of our own, and of its authority only
 /// the fingerprint.
 pub fn pinned_client_config(root_sha256: [u8; 32], expected: SpiffeId) -> Arc<ClientConfig> {
-    let trust_domain =
-        TrustDomain::parse(expected.trust_domain()).expect("part of an identity, which is valid");
+    let trust = TrustFrom::PinnedRoot(root_sha256);
     let mut config = client_builder(Arc::new(DefaultTimeProvider))
-        .with_custom_certificate_verifier(Arc::new(PinnedServerVerifier {
-            root_sha256,
-            expected,
-            trust_domain,
-        }))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier { trust, expected }))
         .with_no_client_auth();
     harden_client(&mut config, &[alpn::GRPC]);
     Arc::new(config)
@@ -141,11 +134,7 @@ pub fn peer_if_any(connection: &CommonState) -> Result<Option<Peer>, HandshakeEr
     Ok(Some(Peer { identity, leaf_sha256: verify::fingerprint(&chain[0]) }))
 }
 
-pub(crate) fn provider() -> &'static CryptoProvider {
-    shared_provider()
-}
-
-fn shared_provider() -> &'static Arc<CryptoProvider> {
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| {
         Arc::new(CryptoProvider {
@@ -164,7 +153,7 @@ fn server(credentials: &Arc<Credentials>, alpn: &[&[u8]], mandatory: bool) -> Ar
     let alpn: Vec<Vec<u8>> = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let verifier = ClientVerifier { credentials: Arc::clone(credentials), mandatory };
     let presented = Presented { credentials: Arc::clone(credentials), alpn: alpn.clone() };
-    let provider = Arc::clone(shared_provider());
+    let provider = Arc::clone(provider());
     let mut config = ServerConfig::builder_with_details(provider, Arc::clone(credentials.clock()))
         .with_protocol_versions(&[&TLS13])
         .expect("our provider has suites and groups for TLS 1.3")
@@ -178,7 +167,7 @@ fn server(credentials: &Arc<Credentials>, alpn: &[&[u8]], mandatory: bool) -> Ar
 }
 
 fn client_builder(clock: Arc<dyn TimeProvider>) -> rustls::client::danger::DangerousClientConfigBuilder {
-    ClientConfig::builder_with_details(Arc::clone(shared_provider()), clock)
+    ClientConfig::builder_with_details(Arc::clone(provider()), clock)
         .with_protocol_versions(&[&TLS13])
         .expect("our provider has suites and groups for TLS 1.3")
         .dangerous()

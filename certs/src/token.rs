@@ -23,7 +23,8 @@ use crate::{SpiffeError, SpiffeId, TrustDomain, inspect::hex, verify};
 
 #[cfg(feature = "issue")]
 mod issue;
-#[cfg(all(test, feature = "issue"))]
+#[cfg(test)]
+#[cfg(feature = "issue")]
 mod tests;
 
 /// Longest text looked at, in bytes: a token travels in one header field.

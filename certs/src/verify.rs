@@ -11,23 +11,18 @@
 //! and a root is withdrawn by taking it out of the bundle. Bytes are read by x509-parser only after step 1, so only an
 //! authority of ours can feed it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
-};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::EndEntityCert;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::{Credentials, SpiffeError, SpiffeId, TrustBundle, TrustDomain, Validity, tls};
+use crate::{SpiffeError, SpiffeId, TrustBundle, TrustDomain, Validity, tls};
+
+mod verifiers;
+
+pub(crate) use verifiers::{ClientVerifier, ServerVerifier, TrustFrom};
 
 /// Which side of the handshake the peer is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,207 +249,4 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| format!("{seconds} s after 1970"))
-}
-
-// --- verifiers -------------------------------------------------------------------------------------------------------
-
-/// Verifies clients against the live trust bundle.
-#[derive(Debug)]
-pub(crate) struct ClientVerifier {
-    pub(crate) credentials: Arc<Credentials>,
-    pub(crate) mandatory: bool,
-}
-
-/// Verifies a server against the live trust bundle, and that it is the one that was dialled.
-#[derive(Debug)]
-pub(crate) struct ServerVerifier {
-    pub(crate) credentials: Arc<Credentials>,
-    pub(crate) expected: SpiffeId,
-}
-
-/// Verifies a server of which only the root's fingerprint is known: it must send that root along.
-#[derive(Debug)]
-pub(crate) struct PinnedServerVerifier {
-    pub(crate) root_sha256: [u8; 32],
-    pub(crate) expected: SpiffeId,
-    pub(crate) trust_domain: TrustDomain,
-}
-
-fn check_expected(identity: SpiffeId, expected: &SpiffeId) -> Result<(), VerifyError> {
-    if identity == *expected {
-        return Ok(());
-    }
-    Err(VerifyError::Identity { expected: expected.clone(), got: identity })
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[] // no hints: they would tell strangers our authorities and grow every handshake
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let trust = self.credentials.trust().ok_or_else(|| other(crate::OwnError::NoTrust))?;
-        verify_split(leaf, intermediates, &trust, Role::Client, now).map_err(|e| refusal(e, now))?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls_1_2())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        // Our own certificate is sent after this: one that has ended is told here, not by the peer's alert.
-        self.credentials.usable_at(wall(now)).map_err(other)?;
-        let trust = self.credentials.trust().ok_or_else(|| other(crate::OwnError::NoTrust))?;
-        verify_split(leaf, intermediates, &trust, Role::Server, now)
-            .and_then(|identity| check_expected(identity, &self.expected))
-            .map_err(|e| refusal(e, now))?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls_1_2())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl PinnedServerVerifier {
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        sent: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), VerifyError> {
-        let root = sent.iter().find(|sent| fingerprint(sent) == self.root_sha256).ok_or_else(|| {
-            VerifyError::PinnedRootMissing { pinned: crate::inspect::hex(&self.root_sha256) }
-        })?;
-        let trust = TrustBundle::from_der(&self.trust_domain, &[root.to_vec()])
-            .map_err(|e| VerifyError::Chain(e.to_string()))?;
-        let identity = verify_split(leaf, sent, &trust, Role::Server, now)?;
-        check_expected(identity, &self.expected)
-    }
-}
-
-impl ServerCertVerifier for PinnedServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, now).map_err(|e| refusal(e, now))?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls_1_2())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn provider() -> &'static CryptoProvider {
-    tls::provider()
-}
-
-fn tls_1_2() -> Error {
-    Error::PeerIncompatible(rustls::PeerIncompatible::SupportedVersionsExtensionRequired)
-}
-
-fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Other(OtherError(Arc::new(error)))
-}
-
-/// As rustls carries it: where an alert says more than "certificate unknown" to the peer, it is chosen.
-/// `tls::HandshakeError` turns it back.
-fn refusal(error: VerifyError, now: UnixTime) -> Error {
-    Error::InvalidCertificate(match error {
-        VerifyError::Expired { at } => CertificateError::ExpiredContext { time: now, not_after: unix(at) },
-        VerifyError::NotYetValid { from } => {
-            CertificateError::NotValidYetContext { time: now, not_before: unix(from) }
-        }
-        VerifyError::UnknownAuthority => CertificateError::UnknownIssuer,
-        error @ (VerifyError::NoCertificate
-        | VerifyError::Malformed(_)
-        | VerifyError::PinnedRootMissing { .. }
-        | VerifyError::Chain(_)
-        | VerifyError::IsAuthority
-        | VerifyError::Usage(_)
-        | VerifyError::NoUri
-        | VerifyError::ManyUris { .. }
-        | VerifyError::NotSpiffe { .. }
-        | VerifyError::TrustDomain { .. }
-        | VerifyError::Identity { .. }) => CertificateError::Other(OtherError(Arc::new(error))),
-    })
 }
