@@ -72,6 +72,10 @@ fn several_processes_may_start_on_one_directory_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let roots: Vec<_> = std::thread::scope(|scope| {
         let start = || Authority::load_or_create(dir.path(), &mesh(), now()).unwrap().root_fingerprint();
+        #[expect(
+            clippy::needless_collect,
+            reason = "lazily, each would start after the one before has ended"
+        )]
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
