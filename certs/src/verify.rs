@@ -242,7 +242,8 @@ pub(crate) fn unix(time: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+/// A time as it stands in certificates, in UTC.
+pub fn rfc3339(time: SystemTime) -> String {
     use time::{OffsetDateTime, format_description::well_known::Rfc3339};
     let seconds = i64::try_from(unix(time).as_secs()).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds)
