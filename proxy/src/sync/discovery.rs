@@ -1,0 +1,297 @@
+//! What the data path holds of the control side: ask for a destination, say that one is in use.
+//!
+//! Every worker thread calls it, none ever waits in it. [`Discovery::want`] is for what the snapshot does not know (a
+//! short lock, off the hot path). [`Discovery::touch`] is for every request: one hash and one atomic load, because uses
+//! are kept as bits of a table that the sweep reads and clears each minute. Two destinations may share a bit; then one of
+//! them stays subscribed for longer than it must.
+//!
+//! It gives no answers: those come with the next snapshot (`Shared::changes`).
+
+use std::{
+    hash::BuildHasher as _,
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use hashbrown::HashSet;
+use outrigger_proto::spec::DestinationKey;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+/// Destinations that one proxy follows at most. What is asked for above it takes the place of the longest unused.
+pub const MAX_DESTINATIONS: usize = 16_384;
+/// Bits of the table of uses; 8 KiB.
+const BITS: usize = 65_536;
+/// Destinations remembered as being in the mesh after they were given up. Above it, every one counts as such.
+const MAX_REMEMBERED: usize = 262_144;
+
+/// A handle; clones share everything.
+#[derive(Clone)]
+pub struct Discovery(Arc<Inner>);
+
+struct Inner {
+    hasher: foldhash::fast::FixedState,
+    used: Box<[AtomicU64]>,
+    asked: Mutex<Asked>,
+    mesh: Mutex<HashSet<DestinationKey, foldhash::fast::RandomState>>,
+    control_planes: Mutex<Vec<ControlPlane>>,
+    news: Notify,
+    connected: AtomicBool,
+}
+
+/// How we stand with one control plane, for the admin pages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ControlPlane {
+    pub address: String,
+    pub standing: Standing,
+    /// Why the last stream or attempt ended; empty if none has.
+    pub last_error: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    Away,
+    /// Knows of this workload, sends no configuration.
+    Standby,
+    /// Sends the configuration.
+    Active,
+}
+
+#[derive(Default)]
+struct Asked {
+    /// Asked for and not forgotten since: there is no need to ask again.
+    known: HashSet<DestinationKey, foldhash::fast::RandomState>,
+    /// Not yet seen by the driver.
+    queue: Vec<DestinationKey>,
+    /// Somebody was turned away since the driver looked.
+    full: bool,
+}
+
+/// What the driver finds when it looks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    pub(super) wanted: Vec<DestinationKey>,
+    /// The table is full: make room.
+    pub(super) full: bool,
+}
+
+/// Uses since the last sweep.
+pub(super) struct Uses {
+    hasher: foldhash::fast::FixedState,
+    bits: Box<[u64]>,
+}
+
+// === impl Discovery ===
+
+impl Discovery {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner {
+            hasher: foldhash::fast::FixedState::default(),
+            used: (0..BITS / 64).map(|_| AtomicU64::new(0)).collect(),
+            asked: Mutex::default(),
+            mesh: Mutex::default(),
+            control_planes: Mutex::default(),
+            news: Notify::new(),
+            connected: AtomicBool::new(false),
+        }))
+    }
+
+    /// Asks the control plane about a destination. Returns at once; asking again costs little and changes nothing.
+    ///
+    /// `false`: too many destinations are followed already. Room is being made; ask again a little later.
+    pub fn want(&self, key: &DestinationKey) -> bool {
+        self.touch(key);
+        let mut asked = self.asked();
+        if asked.known.contains(key) {
+            return true;
+        }
+        let room = asked.known.len() < MAX_DESTINATIONS;
+        if room {
+            asked.known.insert(key.clone());
+            asked.queue.push(key.clone());
+        } else {
+            asked.full = true;
+        }
+        drop(asked);
+        self.0.news.notify_one();
+        room
+    }
+
+    /// Notes that a destination is in use. What is not used for ten minutes is forgotten.
+    pub fn touch(&self, key: &DestinationKey) {
+        let (word, bit) = place(&self.0.hasher, key);
+        // Mostly set already: reading does not take the cache line away from the other workers.
+        if self.0.used[word].load(Relaxed) & bit == 0 {
+            self.0.used[word].fetch_or(bit, Relaxed);
+        }
+    }
+
+    /// Whether a control plane is answering: if not, an unknown destination will stay unknown for now.
+    pub fn is_connected(&self) -> bool {
+        self.0.connected.load(Relaxed)
+    }
+
+    /// Whether this was ever said to be in the mesh, and not since to be outside: it is not dialled in plaintext, also
+    /// when nothing is known about it any more. For the rare case that the snapshot has no answer.
+    pub fn was_in_mesh(&self, key: &DestinationKey) -> bool {
+        let mesh = self.0.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        mesh.contains(key) || mesh.len() >= MAX_REMEMBERED
+    }
+
+    /// In the order of the list that was configured.
+    pub fn control_planes(&self) -> Vec<ControlPlane> {
+        self.0.control_planes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    // ---- the driver's side
+
+    pub(super) fn update_control_planes<T>(&self, update: impl FnOnce(&mut Vec<ControlPlane>) -> T) -> T {
+        update(&mut self.0.control_planes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn learn(&self, mesh: impl IntoIterator<Item = DestinationKey>, external: &[DestinationKey]) {
+        let mut known = self.0.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in external {
+            known.remove(key);
+        }
+        for key in mesh {
+            if known.len() < MAX_REMEMBERED {
+                known.insert(key);
+            }
+        }
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        self.0.connected.store(connected, Relaxed);
+    }
+
+    /// Waits until there may be news.
+    pub(super) async fn has_news(&self) {
+        self.0.news.notified().await;
+    }
+
+    pub(super) fn take_news(&self) -> News {
+        let mut asked = self.asked();
+        News { wanted: mem::take(&mut asked.queue), full: mem::take(&mut asked.full) }
+    }
+
+    /// These are followed without having been asked for (they were on disk).
+    pub(super) fn know<'a>(&self, keys: impl IntoIterator<Item = &'a DestinationKey>) {
+        self.asked().known.extend(keys.into_iter().cloned());
+    }
+
+    /// These are followed no longer: whoever misses one has to ask again.
+    ///
+    /// To be called *before* a snapshot without them is published. The other way round, a worker that misses one would
+    /// be told that it was asked for already, and nobody would ask.
+    pub(super) fn forget(&self, keys: &[DestinationKey]) {
+        let mut asked = self.asked();
+        for key in keys {
+            asked.known.remove(key);
+        }
+    }
+
+    pub(super) fn take_uses(&self) -> Uses {
+        Uses {
+            hasher: self.0.hasher.clone(),
+            bits: self.0.used.iter().map(|word| word.swap(0, Relaxed)).collect(),
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Uses ===
+
+impl Uses {
+    pub(super) fn contains(&self, key: &DestinationKey) -> bool {
+        let (word, bit) = place(&self.hasher, key);
+        self.bits[word] & bit != 0
+    }
+}
+
+fn place(hasher: &foldhash::fast::FixedState, key: &DestinationKey) -> (usize, u64) {
+    let place = hasher.hash_one(key) as usize % BITS;
+    (place / 64, 1 << (place % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> DestinationKey {
+        DestinationKey::address(([10, 0, 0, 1], port).into())
+    }
+
+    #[test]
+    fn asking_twice_is_asking_once() {
+        let discovery = Discovery::new();
+        assert!(discovery.want(&key(1)) && discovery.want(&key(2)) && discovery.want(&key(1)));
+        assert_eq!(discovery.take_news(), News { wanted: vec![key(1), key(2)], full: false });
+        assert!(discovery.want(&key(1)));
+        assert_eq!(discovery.take_news(), News::default());
+    }
+
+    #[test]
+    fn what_was_forgotten_can_be_asked_for_again() {
+        let discovery = Discovery::new();
+        discovery.know([&key(1)]);
+        discovery.want(&key(1));
+        assert_eq!(discovery.take_news(), News::default());
+        discovery.forget(&[key(1)]);
+        discovery.want(&key(1));
+        assert_eq!(discovery.take_news().wanted, [key(1)]);
+    }
+
+    #[test]
+    fn a_full_table_turns_away_and_says_so() {
+        let discovery = Discovery::new();
+        let keys: Vec<_> = (0..MAX_DESTINATIONS).map(|n| key(n as u16 + 1)).collect();
+        assert!(keys.iter().all(|key| discovery.want(key)));
+        assert!(!discovery.take_news().full);
+        assert!(!discovery.want(&key(60_000)), "one too many");
+        assert!(discovery.want(&keys[0]), "those that are in stay in");
+        assert_eq!(discovery.take_news(), News { wanted: vec![], full: true });
+        discovery.forget(&keys[..1]);
+        assert!(discovery.want(&key(60_000)));
+    }
+
+    #[test]
+    fn uses_are_seen_once() {
+        let discovery = Discovery::new();
+        discovery.touch(&key(1));
+        let uses = discovery.take_uses();
+        assert!(uses.contains(&key(1)));
+        assert_eq!((1..1_000).filter(|port| uses.contains(&key(*port))).count(), 1);
+        assert!(!discovery.take_uses().contains(&key(1)));
+    }
+
+    #[test]
+    fn the_mesh_is_remembered_until_told_otherwise() {
+        let discovery = Discovery::new();
+        assert!(!discovery.was_in_mesh(&key(1)));
+        discovery.learn([key(1), key(2)], &[]);
+        discovery.forget(&[key(1)]);
+        assert!(discovery.was_in_mesh(&key(1)) && discovery.was_in_mesh(&key(2)));
+        discovery.learn([], &[key(1)]);
+        assert!(!discovery.was_in_mesh(&key(1)));
+    }
+
+    #[tokio::test]
+    async fn news_wake_the_driver_from_another_thread() {
+        let discovery = Discovery::new();
+        let worker = std::thread::spawn({
+            let discovery = discovery.clone();
+            move || discovery.want(&key(1))
+        });
+        discovery.has_news().await;
+        assert!(worker.join().unwrap());
+        assert_eq!(discovery.take_news().wanted, [key(1)]);
+    }
+}
