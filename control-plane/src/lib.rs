@@ -1,4 +1,6 @@
 //! temp
+pub mod compile;
 pub mod config;
+pub mod index;
 pub mod kinds;
 pub mod yaml;
