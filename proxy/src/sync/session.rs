@@ -264,7 +264,10 @@ impl Session {
                 Err(errors) => answers.push((nonce, Some(errors))),
             }
         }
-        let all = merge(updates.iter().map(|(_, _, update)| update));
+        let all = match updates.as_slice() {
+            [(_, _, only)] => only.clone(), // as it is: its errors name its fields
+            several => merge(several.iter().map(|(_, _, update)| update)),
+        };
         match self.snapshot.apply(all.clone()) {
             Ok(snapshot) => {
                 let trust = updates.into_iter().rev().find_map(|(_, trust, _)| trust);
