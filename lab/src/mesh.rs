@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::Mutex,
@@ -11,13 +11,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Answer, Binaries, Lab, Output, Pod, Process, WorkloadBuilder, process, wait_for};
+use crate::{
+    Answer, Binaries, Lab, Output, Pod, Process, WorkloadBuilder, pod::READY_DEADLINE, process, wait_for,
+};
 
 const GRPC_PORT: u16 = 15012;
 const STATUS_PORT: u16 = 15014;
-/// A program takes milliseconds to get ready; the machine may be busy with other tests.
-pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(20);
-
 #[derive(Debug)]
 pub struct Mesh {
     lab: Lab,
@@ -218,15 +217,5 @@ impl Mesh {
     /// A workload in namespace `shop`, with service account `name` and label `app=name` unless told otherwise.
     pub fn workload(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, name)
-    }
-
-    /// Waits until an address answers TCP connections from outside the mesh's pods' rules: a program in `pod` listens.
-    pub fn wait_listening(&self, pod: &Pod, port: u16) -> Result<()> {
-        let address = SocketAddr::new(IpAddr::V4(pod.ipv4()), port);
-        pod.enter(|| {
-            wait_for(READY_DEADLINE, &format!("a listener on {address}"), || {
-                std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
-            })
-        })?
     }
 }

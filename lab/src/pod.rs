@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     process::Command,
     sync::Arc,
     thread::JoinHandle,
@@ -16,7 +16,7 @@ use crate::{
     binaries::search_path,
     enter::{Inside, STAGE},
     namespace::Namespace,
-    process,
+    process, wait_for,
 };
 
 /// Cheap to clone.
@@ -35,6 +35,8 @@ struct Inner {
     ipv6: Ipv6Addr,
 }
 
+/// A program takes milliseconds to get ready; the machine may be busy with other tests.
+pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// For [`Pod::run`]: longer than any command that ends by itself should take.
 const RUN_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -95,6 +97,16 @@ impl Pod {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>> {
         self.inner.namespace.spawn(work)
+    }
+
+    /// Waits until a program listens on a port, asked over loopback, which redirect rules leave alone.
+    pub fn wait_listening(&self, port: u16) -> Result<()> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.enter(|| {
+            wait_for(READY_DEADLINE, &format!("a listener on port {port} of {}", self.name()), || {
+                TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+            })
+        })?
     }
 
     /// One more address, reachable from all pods of the lab: a host elsewhere in the world.

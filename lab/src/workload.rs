@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Answer, Mesh, Pod, Process, mesh::READY_DEADLINE, wait_for};
+use crate::{Answer, Mesh, Pod, Process, pod::READY_DEADLINE, wait_for};
 
 const STATUS_PORT: u16 = 15020;
 

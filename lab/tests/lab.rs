@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Trial};
 use outrigger_lab::{Entered, Lab, Pod, enter, wait_for};
 
 type Test = (&'static str, fn() -> Result<()>);
@@ -30,14 +30,14 @@ fn main() -> ExitCode {
     let refusal = match enter::reexec_or_enter() {
         Ok(Entered::Finished(code)) => return code,
         Ok(Entered::Inside(_)) => None,
-        Err(refusal) => Some(refusal),
+        Err(refusal) => Some(refusal.to_string()),
     };
-    if let Some(refusal) = &refusal {
-        eprintln!("ignored: {refusal}");
-    }
     let trial = |(name, test): Test| {
-        Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
-            .with_ignored_flag(refusal.is_some())
+        let refusal = refusal.clone();
+        Trial::ignorable_test(name, move || match refusal {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => test().map(|()| Completion::Completed).map_err(|error| format!("{error:#}").into()),
+        })
     };
     libtest_mimic::run(&arguments, TESTS.map(trial).into()).exit_code()
 }

@@ -1,0 +1,188 @@
+//! A small HTTP application in a pod: HTTP/1.1 and HTTP/2 with prior knowledge on one port, and gRPC echo.
+//!
+//! ```text
+//!   /id         the name it was given            /headers    the request's fields, a line each
+//!   /echo       the body as it comes, trailers   /status/N   an empty answer with that status
+//!   /slow/MS    the name, after a while          grpc        echoes the stream, then grpc-status 0
+//! ```
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_lab::Pod;
+use tokio::{net::TcpStream, sync::oneshot};
+
+/// Ends when dropped, and resets its connections then, as a killed program would.
+pub(crate) struct Origin {
+    seen: Arc<Seen>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicU64,
+    requests: AtomicU64,
+}
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+impl Origin {
+    /// Listens on every address of the pod, IPv6 too where there is one.
+    pub(crate) fn start(pod: &Pod, port: u16, name: &str) -> Result<Self> {
+        let any = if pod.lab().has_ipv6() {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        Self::start_at(pod, SocketAddr::new(any, port), name)
+    }
+
+    pub(crate) fn start_at(pod: &Pod, address: SocketAddr, name: &str) -> Result<Self> {
+        let listener = pod.enter(|| std::net::TcpListener::bind(address))?.context("bind the origin")?;
+        listener.set_nonblocking(true)?;
+        let seen = Arc::new(Seen::default());
+        let (stop, stopped) = oneshot::channel();
+        let (name, counted) = (name.to_owned(), Arc::clone(&seen));
+        let thread = pod.background(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    () = accept(listener, name, counted) => {}
+                }
+            });
+        })?;
+        Ok(Self { seen, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.seen.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, name: String, seen: Arc<Seen>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        seen.connections.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(serve(stream, name.clone(), Arc::clone(&seen)));
+    }
+}
+
+async fn serve(stream: TcpStream, name: String, seen: Arc<Seen>) {
+    drop(stream.set_nodelay(true));
+    let service = service_fn(|request| {
+        seen.requests.fetch_add(1, Ordering::Relaxed);
+        let name = name.clone();
+        async move { Ok::<_, Infallible>(answer(request, &name).await) }
+    });
+    let mut first = [0; 3];
+    let http2 = stream.peek(&mut first).await.is_ok_and(|_| &first == b"PRI");
+    let io = TokioIo::new(stream);
+    // How a connection ends is the caller's to judge.
+    if http2 {
+        drop(
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(io, service)
+                .await,
+        );
+    } else {
+        let mut http1 = hyper::server::conn::http1::Builder::new();
+        http1.timer(TokioTimer::new()).half_close(true);
+        drop(http1.serve_connection(io, service).await);
+    }
+}
+
+async fn answer(request: Request<Incoming>, name: &str) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if request
+        .headers()
+        .get("content-type")
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    {
+        let mut response = Response::new(grpc_echo(request.into_body(), name));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        return response;
+    }
+    if path == "/echo" {
+        let mut response = Response::new(request.into_body().boxed());
+        response.headers_mut().insert("trailer", HeaderValue::from_static("x-checksum"));
+        return response;
+    }
+    if path == "/headers" {
+        let lines: String = request
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        return Response::new(full(lines));
+    }
+    if let Some(status) = path.strip_prefix("/status/").and_then(|status| status.parse().ok()) {
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        return response;
+    }
+    if let Some(millis) = path.strip_prefix("/slow/").and_then(|millis| millis.parse().ok()) {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+    // A body that is read to its end leaves the connection usable.
+    drop(request.into_body().collect().await);
+    Response::new(full(name.to_owned()))
+}
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed()
+}
+
+/// The caller's messages as they come; trailers with the status, and who answered.
+fn grpc_echo(body: Incoming, name: &str) -> Body {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert("x-instance", HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("?")));
+    let frames = futures_stream(body, trailers);
+    BodyExt::boxed(StreamBody::new(frames))
+}
+
+fn futures_stream(
+    body: Incoming,
+    trailers: HeaderMap,
+) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, hyper::Error>> + Send + Sync {
+    futures_util::stream::unfold((body, Some(trailers)), |(mut body, mut trailers)| async move {
+        match body.frame().await {
+            Some(frame) => Some((frame, (body, trailers))),
+            None => trailers.take().map(|last| (Ok(Frame::trailers(last)), (body, None))),
+        }
+    })
+}
