@@ -201,6 +201,10 @@ async fn answer(request: http::Request<Incoming>, seen: Arc<Seen>) -> Result<Ans
         let mut answer =
             Response::new(Full::from("body").with_trailers(std::future::ready(Some(Ok(trailers)))));
         answer.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-end"));
+        if head.version == Version::HTTP_11 {
+            // A length known in advance would leave no place for trailers.
+            answer.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         answer.map(|body| body.map_err(|never| match never {}).boxed_unsync())
     } else {
         let mut answer = text(json.to_string());

@@ -138,7 +138,7 @@ impl Connection {
         for step in script {
             match step {
                 Step::Read(more) => {
-                    while self.unseen(|bytes| bytes.len()) < more {
+                    while self.unseen(<[u8]>::len) < more {
                         self.read_some().await?;
                     }
                     self.seen += more;
@@ -172,13 +172,11 @@ impl Connection {
     }
 
     async fn read_some(&mut self) -> std::io::Result<()> {
-        let mut buffer = [0; 16 * 1024];
-        let read = self.stream.read(&mut buffer).await?;
-        if read == 0 {
+        let mut buffer = Vec::with_capacity(16 * 1024);
+        if self.stream.read_buf(&mut buffer).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)[self.slot]
-            .extend_from_slice(&buffer[..read]);
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)[self.slot].append(&mut buffer);
         Ok(())
     }
 }
