@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use outrigger_lab::{Lab, Mesh, Pod, wait_for};
+use outrigger_lab::{Binaries, Lab, Mesh, Pod, wait_for};
 
 use crate::support::{
     Need, Test,
@@ -195,9 +195,9 @@ fn forward_and_serve(lab: &Lab) -> Result<()> {
 }
 
 fn redirect_rules(lab: &Lab) -> Result<()> {
-    let mesh = Mesh::builder().start(lab)?;
+    let binaries = Binaries::find()?;
     let pod = lab.pod("bare")?;
-    let init = |arguments: &[&str]| pod.run(pod.command(mesh.binaries().proxy()).arg("init").args(arguments));
+    let init = |arguments: &[&str]| pod.run(pod.command(binaries.proxy()).arg("init").args(arguments));
     let rules = || -> Result<String> { pod.run(pod.command("nft").args(["list", "ruleset"]))?.success() };
 
     let dry = init(&["--dry-run"])?.success()?;

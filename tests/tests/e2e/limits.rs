@@ -1,14 +1,14 @@
 //! Bad input: every case gets a clear answer or log line, and nothing else is disturbed.
 
 use std::{
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener},
-    sync::atomic::{AtomicBool, Ordering},
+    io::Write,
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use outrigger_lab::{Lab, Mesh, Workload, wait_for};
+use outrigger_lab::{Binaries, Lab, Mesh, Workload, wait_for};
+use outrigger_testkit::raw::{RawServer, Script, Stage, Step};
 
 use crate::support::{
     Test,
@@ -131,59 +131,54 @@ type Judge = fn(&str) -> bool;
 
 fn bad_answers(lab: &Lab) -> Result<()> {
     let scene = scene(lab)?;
-    let listener = scene.store.pod.enter(|| TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], 8081))))??;
-    listener.set_nonblocking(true)?;
-    let target = SocketAddr::from(([10, 96, 0, 10], 81));
-    let request = b"GET /x HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n";
-    // What the server says to each connection before it closes, and what the caller may be told.
+    let serve = |script: Script| {
+        // Also to the retries that a request without a body may have.
+        scene.store.pod.enter(|| RawServer::start(SocketAddr::from(([0, 0, 0, 0], 8081)), vec![script]))?
+    };
+    let ask = || {
+        let request = b"GET /x HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n";
+        raw::exchange(&scene.web.pod, SocketAddr::from(([10, 96, 0, 10], 81)), request)
+    };
+    let refused: Judge = |told| told.starts_with("HTTP/1.1 502") && told.contains("outrigger-reason: ");
+    // The head may be on its way already when the body breaks off: then the missing bytes have to be missed.
+    let cut: Judge = |told| told.starts_with("HTTP/1.1 502") || !told.ends_with("0123456789");
+
     let cases: [(&str, &[u8], Judge); 7] = [
-        ("nothing", b"", |a| a.starts_with("HTTP/1.1 502") && a.contains("outrigger-reason: upstream-reset")),
-        ("garbage", b"\x00\x01garbage\r\n\r\n", |a| a.starts_with("HTTP/1.1 502")),
-        ("half a head", b"HTTP/1.1 200 OK\r\nx-a: ", |a| a.starts_with("HTTP/1.1 502")),
+        ("nothing", b"", refused),
+        ("garbage", b"\x00\x01garbage\r\n\r\n", refused),
+        ("half a head", b"HTTP/1.1 200 OK\r\nx-a: ", refused),
         (
             "length and chunked",
             b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-            |a| a.starts_with("HTTP/1.1 502"),
+            refused,
         ),
-        ("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!", |a| {
-            a.starts_with("HTTP/1.1 502")
-        }),
-        ("a short body", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello", |a| {
-            // The head may be on its way already; then the missing bytes have to be missed.
-            a.starts_with("HTTP/1.1 502") || (a.contains("content-length: 100") && a.ends_with("hello"))
+        ("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!", refused),
+        ("a short body", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello", |told| {
+            told.starts_with("HTTP/1.1 502")
+                || (told.contains("content-length: 100") && told.ends_with("hello"))
         }),
         (
             "half a chunk",
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwo",
-            |a| a.starts_with("HTTP/1.1 502") || !a.ends_with("0\r\n\r\n"),
+            |told| told.starts_with("HTTP/1.1 502") || !told.ends_with("0\r\n\r\n"),
         ),
     ];
     for (name, answer, good) in cases {
-        let stop = AtomicBool::new(false);
-        let (listener, stopped) = (&listener, &stop);
-        let told = std::thread::scope(|scope| -> Result<String> {
-            scope.spawn(move || {
-                // Also for the retries that a request without a body may have.
-                while !stopped.load(Ordering::Relaxed) {
-                    let Ok((mut stream, _)) = listener.accept() else {
-                        std::thread::sleep(Duration::from_millis(2));
-                        continue;
-                    };
-                    drop(stream.set_nonblocking(false));
-                    drop(stream.set_read_timeout(Some(Duration::from_secs(5))));
-                    drop(stream.read(&mut [0; 4096]));
-                    drop(stream.write_all(answer));
-                    drop(stream.shutdown(Shutdown::Write));
-                    // The end of the other side, so that nothing is reset.
-                    drop(stream.read(&mut [0; 4096]));
-                }
-            });
-            let told = raw::exchange(&scene.web.pod, target, request);
-            stop.store(true, Ordering::Relaxed);
-            told
-        })
-        .with_context(|| name.to_owned())?;
+        let _server = serve(vec![Step::ReadUntil(b"\r\n\r\n"), Step::Write(answer.to_vec())])?;
+        let told = ask().with_context(|| name.to_owned())?;
         ensure!(good(&told), "{name}: {told:?}");
+    }
+    for stage in Stage::ALL {
+        let _server = serve(stage.reset())?;
+        let told = ask().with_context(|| format!("{stage:?}"))?;
+        let good = match stage {
+            Stage::AfterResponse => told.starts_with("HTTP/1.1 200") && told.ends_with("0123456789"),
+            Stage::AfterResponseHead | Stage::MidResponseBody => cut(&told),
+            Stage::Accepted | Stage::MidRequestHead | Stage::AfterRequestHead | Stage::MidResponseHead => {
+                refused(&told)
+            }
+        };
+        ensure!(good, "reset {stage:?}: {told:?}");
     }
     Ok(())
 }
@@ -295,16 +290,16 @@ fn resets(lab: &Lab) -> Result<()> {
 type Refused<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 fn wrong_flags(lab: &Lab) -> Result<()> {
-    let mesh = Mesh::builder().start(lab)?;
+    let binaries = Binaries::find()?;
     let pod = lab.pod("bare")?;
     let proxy = |arguments: &[&str], variables: &[(&str, &str)]| {
         pod.run_within(
             Duration::from_secs(10),
-            pod.command(mesh.binaries().proxy()).args(arguments).envs(variables.iter().copied()),
+            pod.command(binaries.proxy()).args(arguments).envs(variables.iter().copied()),
         )
     };
     // Arguments, variables, and what the message has to name.
-    let cases: [Refused; 4] = [
+    let cases: [Refused<'_>; 4] = [
         (&["run", "--contol-plane", "10.0.0.1:15012"], &[], &["--contol-plane", "--control-plane"]),
         (
             &[
@@ -335,7 +330,7 @@ fn wrong_flags(lab: &Lab) -> Result<()> {
             ensure!(told.stderr.contains(name), "{arguments:?} {variables:?}: no {name} in {told}");
         }
     }
-    let told = pod.run(pod.command(mesh.binaries().control_plane()).args(["--leaf-life", "never"]))?;
+    let told = pod.run(pod.command(binaries.control_plane()).args(["--leaf-life", "never"]))?;
     ensure!(!told.status.success() && told.stderr.contains("--leaf-life"), "{told}");
     ensure!(told.stderr.contains("--config-dir") && told.stderr.contains("--state-dir"), "{told}");
     Ok(())
