@@ -46,7 +46,9 @@ impl Lab {
     /// `name` becomes part of the directory with the logs.
     pub fn named(name: &str) -> Result<Self> {
         let number = LABS.fetch_add(1, Ordering::Relaxed);
-        let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        // Short, because sockets live in there: their paths may have 107 bytes.
+        let plain: String =
+            name.chars().take(24).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let directory = tempfile::Builder::new().prefix(&format!("outrigger-{plain}-")).tempdir()?.keep();
         let ipv6 = Path::new("/proc/net/if_inet6").exists();
         let switch = Namespace::create(format!("{}-{number}-switch", std::process::id()))?;
