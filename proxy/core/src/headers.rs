@@ -1,34 +1,68 @@
-//! Rules on header fields, on `http::HeaderMap` and nothing else.
+//! Rules on header fields, on [`HeaderMap`] and nothing else.
+//!
+//! One pass over the fields as they were received ([`inspect_request`], [`inspect_response`]) counts and measures them,
+//! checks what frames the message, and remembers in [`Seen`] which fields need further work, so that the usual request
+//! pays for one pass and removes nothing by guesswork.
+//!
+//! # What hyper 1.12 and h2 0.4 already do
+//!
+//! - hyper, requests: the last transfer coding must be `chunked`, none in HTTP/1.0; differing Content-Length lines are
+//!   refused, equal ones merged; Content-Length beside Transfer-Encoding is *dropped* and the connection closed
+//!   afterwards. The merged and the dropped never reach a header map: [`crate::framing`] refuses them before.
+//! - hyper, responses: passes both kinds on as they came, so this file refuses them.
+//! - h2: refuses connection-specific fields, `te` other than `trailers`, a Content-Length that disagrees with the data.
+//! - neither: the number of fields in HTTP/2, what `Connection` may name, `Transfer-Encoding: gzip, chunked`, Upgrade
+//!   with a body, forbidden trailers.
+//!
+//! It does not look at the request target (`authority`, `path_normal`) and forwards nothing.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request, response};
 use outrigger_certs::SpiffeId;
 
+use crate::limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
+
+/// Who the caller is, proven to the proxy that sets it. Any incoming one is removed.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The [`crate::verdict::Reason`] of an answer that a proxy made itself.
 pub const REASON: HeaderName = HeaderName::from_static("outrigger-reason");
+/// The id of such an answer, to be found again in the access log.
 pub const ID: HeaderName = HeaderName::from_static("outrigger-id");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Which fields of a message need work. Made by the inspection, taken by the removals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen(u16);
 
 /// What the removed hop-by-hop fields said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
     /// The peer wants this connection closed after this message.
     pub close: bool,
-    /// The protocol that a legal `Connection: upgrade` asks for (or, in a 101, switched to).
+    /// The protocol that a legal `Connection: upgrade` asks for, or that a 101 has switched to.
     pub upgrade: Option<HeaderValue>,
-    /// `TE: trailers`: put back by the caller of this function when forwarding (hyper and gRPC want it).
+    /// `TE: trailers`. Put it back when forwarding a request: gRPC servers insist on it, and hyper sends trailers to
+    /// HTTP/1 callers only if they asked so.
     pub te_trailers: bool,
+    /// `Transfer-Encoding: chunked`. Put it back when forwarding a request over HTTP/1: without it hyper's client takes
+    /// a GET, HEAD or CONNECT of unknown length for one without a body.
+    pub chunked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    #[error("too many header fields")]
+    #[error("more than {MAX_HEADER_FIELDS} header fields")]
     TooMany,
-    #[error("header fields are too large")]
+    #[error("more than {MAX_HEADER_BYTES} bytes of header fields")]
     TooLarge,
     #[error("Connection names a field that is not hop-by-hop")]
     Nominated,
-    #[error("Connection is malformed")]
+    #[error("Connection is not a list of field names")]
     Connection,
     #[error("Transfer-Encoding is not exactly one `chunked`")]
     TransferEncoding,
@@ -36,46 +70,327 @@ pub enum HeaderError {
     LengthAndEncoding,
     #[error("Content-Length is not one plain decimal number")]
     ContentLength,
-    #[error("Upgrade with a body")]
+    #[error("Upgrade of a request with a body")]
     UpgradeWithBody,
-    #[error("several protocols or an illegal one in Upgrade")]
+    #[error("Upgrade is not one protocol")]
     Upgrade,
-    #[error("a field that HTTP/2 forbids")]
+    #[error("a field of HTTP/1 connections in HTTP/2")]
     ForbiddenInHttp2,
 }
 
-/// Checks count, size and framing fields of a request as it was received. Call before anything is removed.
-pub fn check_request(_request: &request::Parts) -> Result<(), HeaderError> {
-    unimplemented!()
+impl Seen {
+    const CONNECTION: u16 = 1;
+    const KEEP_ALIVE: u16 = 1 << 1;
+    const PROXY_CONNECTION: u16 = 1 << 2;
+    const TE: u16 = 1 << 3;
+    const TRANSFER_ENCODING: u16 = 1 << 4;
+    const UPGRADE: u16 = 1 << 5;
+    const CONTENT_LENGTH: u16 = 1 << 6;
+    const SPOOFED: u16 = 1 << 7;
+    const HTTP2_SETTINGS: u16 = 1 << 8;
+    const BODY: u16 = 1 << 9;
+
+    fn has(self, field: u16) -> bool {
+        self.0 & field != 0
+    }
+
+    /// The message says that it has a body (a length above 0, or chunks). HTTP/2 bodies need not say so.
+    pub fn declares_body(self) -> bool {
+        self.has(Self::BODY)
+    }
 }
-/// The same for a response (its violations are the upstream's fault).
-pub fn check_response(_response: &response::Parts) -> Result<(), HeaderError> {
-    unimplemented!()
+
+/// Checks a request as it was received, before anything is removed.
+pub fn inspect_request(request: &request::Parts) -> Result<Seen, HeaderError> {
+    inspect(&request.headers, request.version)
 }
+
+/// Checks a response as it was received; an error is the upstream's.
+pub fn inspect_response(response: &response::Parts) -> Result<Seen, HeaderError> {
+    let seen = inspect(&response.headers, response.version)?;
+    // 1xx and 204 have no body, so fields that frame one are a server's confusion that a next hop may act on.
+    let bodyless = response.status.is_informational() || response.status == StatusCode::NO_CONTENT;
+    if bodyless && seen.has(Seen::TRANSFER_ENCODING) {
+        return Err(HeaderError::TransferEncoding);
+    }
+    Ok(seen)
+}
+
 /// Count and size alone, as for trailers.
-pub fn check_size(_headers: &HeaderMap) -> Result<(), HeaderError> {
-    unimplemented!()
+pub fn inspect_trailers(trailers: &HeaderMap) -> Result<(), HeaderError> {
+    if trailers.len() > MAX_HEADER_FIELDS {
+        return Err(HeaderError::TooMany);
+    }
+    let size: usize = trailers.iter().map(|(name, value)| field_size(name, value)).sum();
+    if size > MAX_HEADER_BYTES { Err(HeaderError::TooLarge) } else { Ok(()) }
 }
-/// Removes what concerns this connection only (hop-by-hop fields and those that Connection names), and says what it said.
-pub fn remove_hop_by_hop(_headers: &mut HeaderMap) -> Result<Hop, HeaderError> {
-    unimplemented!()
+
+fn inspect(headers: &HeaderMap, version: Version) -> Result<Seen, HeaderError> {
+    // Counts each line, so also each cookie crumb of HTTP/2 and what is about to be removed.
+    if headers.len() > MAX_HEADER_FIELDS {
+        return Err(HeaderError::TooMany);
+    }
+    let mut seen = 0;
+    let mut size = 0;
+    for (name, value) in headers {
+        size += field_size(name, value);
+        seen |= match *name {
+            header::CONTENT_LENGTH => {
+                if seen & Seen::CONTENT_LENGTH != 0 {
+                    return Err(HeaderError::ContentLength);
+                }
+                let body = if decimal(value.as_bytes())? > 0 { Seen::BODY } else { 0 };
+                Seen::CONTENT_LENGTH | body
+            }
+            header::TRANSFER_ENCODING => {
+                if seen & Seen::TRANSFER_ENCODING != 0 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeaderError::TransferEncoding);
+                }
+                Seen::TRANSFER_ENCODING | Seen::BODY
+            }
+            header::CONNECTION => Seen::CONNECTION,
+            header::UPGRADE => Seen::UPGRADE,
+            header::TE => {
+                if version == Version::HTTP_2 && value != "trailers" {
+                    return Err(HeaderError::ForbiddenInHttp2);
+                }
+                Seen::TE
+            }
+            _ => special(name.as_str()),
+        };
+    }
+    if size > MAX_HEADER_BYTES {
+        return Err(HeaderError::TooLarge);
+    }
+    let seen = Seen(seen);
+    if seen.has(Seen::TRANSFER_ENCODING) && seen.has(Seen::CONTENT_LENGTH) {
+        return Err(HeaderError::LengthAndEncoding);
+    }
+    let of_connections = Seen::CONNECTION
+        | Seen::KEEP_ALIVE
+        | Seen::PROXY_CONNECTION
+        | Seen::TRANSFER_ENCODING
+        | Seen::UPGRADE
+        | Seen::HTTP2_SETTINGS;
+    if version == Version::HTTP_2 && seen.has(of_connections) {
+        return Err(HeaderError::ForbiddenInHttp2);
+    }
+    Ok(seen)
 }
-/// Removes what only proxies may say: forged identity and our own answer headers.
-pub fn remove_spoofed(_headers: &mut HeaderMap) {
-    unimplemented!()
+
+/// The rarer fields that need work, told apart by their length first: most names end here after one comparison.
+fn special(name: &str) -> u16 {
+    match name.len() {
+        10 if name == KEEP_ALIVE.as_str() => Seen::KEEP_ALIVE,
+        16 if name == PROXY_CONNECTION.as_str() => Seen::PROXY_CONNECTION,
+        14 if name == HTTP2_SETTINGS.as_str() => Seen::HTTP2_SETTINGS,
+        _ if is_ours(name) => Seen::SPOOFED,
+        _ => 0,
+    }
 }
-/// Removes from trailers what may not stand there; `true` if there was something.
-pub fn remove_forbidden_trailers(_trailers: &mut HeaderMap) -> bool {
-    unimplemented!()
+
+/// Names that only a proxy of this mesh may set.
+fn is_ours(name: &str) -> bool {
+    name == XFCC.as_str() || name.starts_with("outrigger-") || name.starts_with("x-outrigger-")
 }
-/// `By=<server>;Hash=<sha256 of the peer's leaf>;URI=<peer>`. Made once per connection, cloned per request (cheap).
-pub fn forwarded_client_cert(_server: &SpiffeId, _leaf_sha256: &[u8; 32], _peer: &SpiffeId) -> HeaderValue {
-    unimplemented!()
+
+/// As RFC 9113 section 6.5.2 counts, for both versions: about what a field costs in memory.
+fn field_size(name: &HeaderName, value: &HeaderValue) -> usize {
+    name.as_str().len() + value.len() + 32
 }
-pub fn is_grpc(_headers: &HeaderMap) -> bool {
-    unimplemented!()
+
+fn decimal(text: &[u8]) -> Result<u64, HeaderError> {
+    // Above 19 digits a u64 may overflow, and no body is that long.
+    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+        return Err(HeaderError::ContentLength);
+    }
+    Ok(text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
-/// `grpc-timeout`; an illegal value counts as none.
-pub fn grpc_timeout(_headers: &HeaderMap) -> Option<Duration> {
-    unimplemented!()
+
+/// Removes what concerns this connection only, the fields that `Connection` names included, and says what it said.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) -> Result<Hop, HeaderError> {
+    let mut hop = Hop::default();
+    let mut upgrade = false;
+    if seen.has(Seen::CONNECTION) {
+        for value in headers.get_all(header::CONNECTION) {
+            for token in tokens(value.as_bytes()) {
+                hop.close |= token.eq_ignore_ascii_case(b"close");
+                upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+            }
+        }
+        remove_nominated(headers)?;
+    }
+    if seen.has(Seen::UPGRADE)
+        && let Some(protocol) = headers.remove(header::UPGRADE)
+        && upgrade
+    {
+        if seen.declares_body() {
+            return Err(HeaderError::UpgradeWithBody);
+        }
+        if protocol.is_empty() || protocol.as_bytes().iter().any(|b| matches!(b, b',' | b' ' | b'\t')) {
+            return Err(HeaderError::Upgrade);
+        }
+        // The server would speak HTTP/2 to a client whose requests nobody checks any more.
+        if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+            hop.upgrade = Some(protocol);
+        }
+    }
+    if seen.has(Seen::TE) {
+        let values = headers.get_all(header::TE);
+        hop.te_trailers = values
+            .iter()
+            .any(|value| tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"trailers")));
+        headers.remove(header::TE);
+    }
+    if seen.has(Seen::TRANSFER_ENCODING) {
+        hop.chunked = headers.remove(header::TRANSFER_ENCODING).is_some();
+    }
+    for (field, name) in [
+        (Seen::KEEP_ALIVE, KEEP_ALIVE),
+        (Seen::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Seen::HTTP2_SETTINGS, HTTP2_SETTINGS),
+    ] {
+        if seen.has(field) {
+            headers.remove(name);
+        }
+    }
+    Ok(hop)
 }
+
+/// Removes `Connection` and what it names. Only the sender's hop may end there: end-to-end fields that decide who the
+/// caller is, where the message goes or where it ends are refused instead of removed.
+fn remove_nominated(headers: &mut HeaderMap) -> Result<(), HeaderError> {
+    const PROTECTED: [&str; 6] =
+        ["host", "authorization", "content-length", "transfer-encoding", "cookie", "set-cookie"];
+    // Taking the values out first lets the loop below change the map; a second line of Connection is rare.
+    let header::Entry::Occupied(entry) = headers.entry(header::CONNECTION) else { return Ok(()) };
+    let (_, values) = entry.remove_entry_mult();
+    let values: smallvec::SmallVec<[HeaderValue; 2]> = values.collect();
+    for value in values {
+        for token in tokens(value.as_bytes()) {
+            if [&b"close"[..], b"keep-alive", b"upgrade", b"te"]
+                .iter()
+                .any(|known| token.eq_ignore_ascii_case(known))
+            {
+                continue;
+            }
+            let name = HeaderName::from_bytes(token).map_err(|_| HeaderError::Connection)?;
+            if PROTECTED.contains(&name.as_str()) || is_ours(name.as_str()) {
+                return Err(HeaderError::Nominated);
+            }
+            headers.remove(name);
+        }
+    }
+    Ok(())
+}
+
+/// Members of a comma-separated list; empty ones are skipped, as RFC 9110 section 5.6.1 wants.
+fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Removes what only proxies may say: a forged identity, forged reasons. For requests at both proxies, and for
+/// responses of applications.
+pub fn remove_spoofed(headers: &mut HeaderMap, seen: Seen) {
+    if seen.has(Seen::SPOOFED) {
+        remove_where(headers, |name| is_ours(name.as_str()));
+    }
+}
+
+/// Removes from trailers what RFC 9110 section 6.5.1 forbids there, so that nobody merges it into the head: framing,
+/// routing, authentication, conditions, and our own fields. `true`: there was something.
+pub fn remove_forbidden_trailers(trailers: &mut HeaderMap) -> bool {
+    remove_where(trailers, |name| FORBIDDEN_TRAILERS.contains(name) || is_ours(name.as_str()))
+}
+
+fn remove_where(headers: &mut HeaderMap, condemned: impl Fn(&HeaderName) -> bool) -> bool {
+    let mut any = false;
+    while let Some(name) = headers.keys().find(|name| condemned(name)).cloned() {
+        headers.remove(name);
+        any = true;
+    }
+    any
+}
+
+static FORBIDDEN_TRAILERS: [HeaderName; 36] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::HOST,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    header::WWW_AUTHENTICATE,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::CACHE_CONTROL,
+    header::EXPECT,
+    header::MAX_FORWARDS,
+    header::PRAGMA,
+    header::RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::AGE,
+    header::EXPIRES,
+    header::DATE,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::VARY,
+    header::WARNING,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::FORWARDED,
+];
+
+/// The value of [`XFCC`]: `By=<this workload>;Hash=<sha256 of the caller's leaf>;URI=<the caller>`. Made once per
+/// connection; a clone per request shares the bytes.
+pub fn forwarded_client_cert(server: &SpiffeId, leaf_sha256: &[u8; 32], caller: &SpiffeId) -> HeaderValue {
+    let mut text = format!("By={server};Hash=");
+    for byte in leaf_sha256 {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push_str(";URI=");
+    text.push_str(caller.as_str());
+    // Identities are made of letters, digits and `:/.-_`, so the text always is a legal value.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The message is gRPC, so its failures are told in `grpc-status`.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
+    content_type.as_bytes().split_at_checked(GRPC.len()).is_some_and(|(head, rest)| {
+        head.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';'))
+    })
+}
+
+/// How long the caller is going to wait, from `grpc-timeout`. An illegal value counts as none, as gRPC servers do.
+pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let (digits, unit) = headers.get(GRPC_TIMEOUT)?.as_bytes().split_last_chunk::<1>()?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let amount = decimal(digits).ok()?;
+    Some(match unit {
+        b"H" => Duration::from_secs(amount * 3600),
+        b"M" => Duration::from_secs(amount * 60),
+        b"S" => Duration::from_secs(amount),
+        b"m" => Duration::from_millis(amount),
+        b"u" => Duration::from_micros(amount),
+        b"n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

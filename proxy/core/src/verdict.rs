@@ -222,7 +222,9 @@ impl Reason {
             | Self::UpstreamReset
             | Self::UpstreamProtocol
             | Self::RequestTimeout => Blame::Upstream,
-            Self::Unresolved | Self::NotReady | Self::Draining | Self::Overloaded | Self::Internal => Blame::Proxy,
+            Self::Unresolved | Self::NotReady | Self::Draining | Self::Overloaded | Self::Internal => {
+                Blame::Proxy
+            }
         }
     }
 
@@ -277,7 +279,9 @@ impl Reason {
                 "The header fields are more or larger than the proxy holds for one request: send fewer or smaller \
                  ones (cookies are the usual cause)."
             }
-            Self::UriTooLong => "The request target is longer than the proxy accepts: move the data into the body.",
+            Self::UriTooLong => {
+                "The request target is longer than the proxy accepts: move the data into the body."
+            }
             Self::CallerTimeout => {
                 "The caller did not finish sending in time: look at the caller's load and at the network before it."
             }
@@ -305,7 +309,9 @@ impl Reason {
             Self::NotReady => {
                 "The proxy has no certificate or configuration yet: `/ready` on the status port says what is missing."
             }
-            Self::Draining => "The proxy is shutting down: send the request again, another instance takes it.",
+            Self::Draining => {
+                "The proxy is shutting down: send the request again, another instance takes it."
+            }
             Self::Overloaded => {
                 "A limit of the proxy is reached: `/stats` on the admin port shows which; lower the load or raise it."
             }
@@ -332,7 +338,9 @@ impl Reason {
                 "The upstream did not answer within the request timeout: make it faster, or raise \
                  `timeouts.request` in a TrafficPolicy."
             }
-            Self::Internal => "A fault in the proxy: please report it with the lines of its log around this id.",
+            Self::Internal => {
+                "A fault in the proxy: please report it with the lines of its log around this id."
+            }
         }
     }
 }

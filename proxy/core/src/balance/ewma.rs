@@ -1,45 +1,180 @@
 //! Peak-EWMA load of one endpoint, as one worker sees it.
+//!
+//! The estimate jumps up to a latency above it at once and comes down slowly (it halves in seven seconds), so one slow
+//! answer turns traffic away before many wait. Times the requests in flight it says what the next one would wait for.
+//! Without answers the estimate decays as if instant ones came, so a slow endpoint is tried again by and by.
+//!
+//! - An endpoint without any answer yet costs nothing while idle, and [`UNMEASURED`] per request once one is under way:
+//!   a new one gets a single probe instead of a flood.
+//! - A failure counts as a latency of at least [`FAILURE`], so that failing fast attracts nobody.
+//! - A caller that gives up tells a lower bound: it can raise the estimate, never lower it.
+//!
+//! It ejects nobody, and never forgets a request in flight: [`Load::on_end`] must follow every dispatch once.
 
 use std::time::{Duration, Instant};
+
+/// Time in which the weight of what was seen falls to 1/e. Linkerd and Finagle: 10 s.
+pub const DECAY: Duration = Duration::from_secs(10);
+/// Latency assumed of an endpoint that has not answered yet but is busy. Linkerd: 30 ms.
+pub const UNMEASURED: Duration = Duration::from_millis(30);
+/// Least latency that a failure counts as. Linkerd's penalty for a 429: 5 s.
+pub const FAILURE: Duration = Duration::from_secs(5);
 
 /// Latency seen, and requests in flight.
 #[derive(Clone, Debug)]
 pub struct Load {
+    /// In nanoseconds as of `updated`; negative: nothing seen yet.
+    estimate: f64,
+    updated: Instant,
     in_flight: u32,
 }
 
 impl Load {
-    pub fn new(_now: Instant) -> Self {
-        unimplemented!()
+    pub fn new(now: Instant) -> Self {
+        Self { estimate: -1.0, updated: now, in_flight: 0 }
     }
+
     pub fn on_dispatch(&mut self, _now: Instant) {
-        unimplemented!()
+        self.in_flight = self.in_flight.saturating_add(1);
     }
+
     /// The answer's head came, `latency` after the dispatch. The request stays in flight until [`Self::on_end`].
-    pub fn on_response(&mut self, _latency: Duration, _now: Instant) {
-        unimplemented!()
+    pub fn on_response(&mut self, latency: Duration, now: Instant) {
+        let seen = nanos(latency);
+        let weight = self.weight(now);
+        self.estimate = if self.estimate < 0.0 || seen > self.estimate * weight {
+            seen
+        } else {
+            self.estimate * weight + seen * (1.0 - weight)
+        };
+        self.updated = self.updated.max(now);
     }
-    /// It failed before an answer's head (connect failure, reset, timeout). Also until [`Self::on_end`].
-    pub fn on_failure(&mut self, _latency: Duration, _now: Instant) {
-        unimplemented!()
+
+    /// It failed before an answer's head: connect failure, reset, timeout.
+    pub fn on_failure(&mut self, latency: Duration, now: Instant) {
+        self.on_response(latency.max(FAILURE), now);
     }
-    /// The caller went away `elapsed` after the dispatch, before an answer's head. Also until [`Self::on_end`].
-    pub fn on_cancel(&mut self, _elapsed: Duration, _now: Instant) {
-        unimplemented!()
+
+    /// The caller gave up `elapsed` after the dispatch, before an answer's head.
+    pub fn on_cancel(&mut self, elapsed: Duration, now: Instant) {
+        if self.estimate >= 0.0 && nanos(elapsed) > self.estimate * self.weight(now) {
+            self.on_response(elapsed, now);
+        }
     }
-    /// Exactly once per dispatch, at the very end (body complete, failed, dropped).
+
+    /// Exactly once per dispatch, at the very end: body complete, failed, or dropped.
     pub fn on_end(&mut self, _now: Instant) {
-        unimplemented!()
+        self.in_flight = self.in_flight.saturating_sub(1);
     }
+
     pub fn in_flight(&self) -> u32 {
         self.in_flight
     }
-    /// The decayed estimate; `None` before the first answer.
-    pub fn latency(&self, _now: Instant) -> Option<Duration> {
-        unimplemented!()
+
+    /// The estimate as it has decayed; `None` before the first answer.
+    pub fn latency(&self, now: Instant) -> Option<Duration> {
+        (self.estimate >= 0.0).then(|| Duration::from_nanos((self.estimate * self.weight(now)) as u64))
     }
-    /// What a request there would cost now, in nanoseconds times requests. `share`: weight over mean weight.
-    pub fn cost(&self, _share: f64, _now: Instant) -> f64 {
-        unimplemented!()
+
+    /// What one more request would cost, in nanoseconds of waiting. `share`: weight over mean weight; an endpoint of
+    /// twice the weight bears twice the requests at the same cost.
+    pub fn cost(&self, share: f64, now: Instant) -> f64 {
+        let queue = f64::from(self.in_flight) / share;
+        if self.estimate >= 0.0 {
+            self.estimate * self.weight(now) * (queue + 1.0)
+        } else if self.in_flight == 0 {
+            0.0
+        } else {
+            nanos(UNMEASURED) * (queue + 1.0)
+        }
+    }
+
+    /// What is left of the estimate's weight by now, between 0 and 1.
+    fn weight(&self, now: Instant) -> f64 {
+        let elapsed = nanos(now.saturating_duration_since(self.updated));
+        (-elapsed / (DECAY.as_nanos() as f64)).exp()
+    }
+}
+
+fn nanos(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn answered(latency: Duration, now: Instant) -> Load {
+        let mut load = Load::new(now);
+        load.on_response(latency, now);
+        load
+    }
+
+    #[test]
+    fn peaks_count_at_once_and_fade_slowly() {
+        let start = Instant::now();
+        let mut load = answered(MS, start);
+        load.on_response(100 * MS, start);
+        assert_eq!(load.latency(start), Some(100 * MS));
+        load.on_response(MS, start);
+        assert_eq!(load.latency(start), Some(100 * MS), "no time has passed, so nothing has faded");
+        load.on_response(MS, start + DECAY);
+        let faded = load.latency(start + DECAY).unwrap();
+        assert!(faded > 37 * MS && faded < 38 * MS, "{faded:?}");
+        let idle = load.latency(start + 10 * DECAY).unwrap();
+        assert!(idle < MS, "{idle:?}");
+    }
+
+    #[test]
+    fn cost_grows_with_what_is_in_flight_and_shrinks_with_weight() {
+        let now = Instant::now();
+        let mut load = answered(MS, now);
+        let idle = load.cost(1.0, now);
+        load.on_dispatch(now);
+        load.on_dispatch(now);
+        assert_eq!(load.cost(1.0, now), 3.0 * idle);
+        assert_eq!(load.cost(2.0, now), 2.0 * idle);
+        load.on_end(now);
+        load.on_end(now);
+        load.on_end(now);
+        assert_eq!((load.in_flight(), load.cost(1.0, now)), (0, idle));
+    }
+
+    #[test]
+    fn a_new_endpoint_is_probed_once() {
+        let now = Instant::now();
+        let mut load = Load::new(now);
+        assert_eq!((load.cost(1.0, now), load.latency(now)), (0.0, None));
+        load.on_dispatch(now);
+        assert_eq!(load.cost(1.0, now), 2.0 * nanos(UNMEASURED));
+        load.on_response(MS, now);
+        assert_eq!(load.cost(1.0, now), 2.0 * nanos(MS));
+    }
+
+    #[test]
+    fn failing_fast_is_expensive_and_giving_up_never_cheapens() {
+        let now = Instant::now();
+        let mut load = answered(MS, now);
+        load.on_failure(Duration::ZERO, now);
+        assert_eq!(load.latency(now), Some(FAILURE));
+        let mut load = answered(10 * MS, now);
+        load.on_cancel(MS, now);
+        assert_eq!(load.latency(now), Some(10 * MS));
+        load.on_cancel(50 * MS, now);
+        assert_eq!(load.latency(now), Some(50 * MS));
+        let mut fresh = Load::new(now);
+        fresh.on_cancel(50 * MS, now);
+        assert_eq!(fresh.latency(now), None, "a hasty caller is no measurement");
+    }
+
+    #[test]
+    fn time_that_goes_backwards_changes_nothing() {
+        let now = Instant::now();
+        let mut load = answered(MS, now + DECAY);
+        assert_eq!(load.latency(now), Some(MS));
+        load.on_response(2 * MS, now);
+        assert_eq!(load.latency(now + DECAY), Some(2 * MS));
     }
 }

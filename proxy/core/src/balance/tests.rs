@@ -1,0 +1,160 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::*;
+
+const ALL: [LoadBalancer; 4] =
+    [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
+
+fn weights(weights: &[u32]) -> Vec<NonZeroU32> {
+    weights.iter().map(|weight| NonZeroU32::new(*weight).unwrap()).collect()
+}
+
+/// Endpoints that have all answered in 1 ms.
+fn warm(count: usize, now: Instant) -> Vec<Load> {
+    let mut load = Load::new(now);
+    load.on_response(Duration::from_millis(1), now);
+    vec![load; count]
+}
+
+/// How many of `picks` went where, if nothing is ever in flight.
+fn idle_shares(policy: LoadBalancer, given: &[u32], picks: usize) -> Vec<f64> {
+    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(7));
+    let loads = warm(given.len(), now);
+    let mut picker = Picker::new(policy, &weights(given), &mut rng);
+    let mut counts = vec![0; given.len()];
+    for _ in 0..picks {
+        counts[picker.pick(&loads[..], |_| true, &mut rng, now).unwrap()] += 1;
+    }
+    counts.into_iter().map(|count| f64::from(count) / picks as f64).collect()
+}
+
+#[test]
+fn equal_endpoints_share_by_weight() {
+    for policy in ALL {
+        for given in [&[1, 1, 1, 1][..], &[1, 9], &[5, 3, 2], &[1, 1, 98], &[7, 7]] {
+            let total: u32 = given.iter().sum();
+            for (share, weight) in idle_shares(policy, given, 40_000).into_iter().zip(given) {
+                let want = f64::from(*weight) / f64::from(total);
+                assert!((share - want).abs() < 0.01, "{policy:?} {given:?}: {share} instead of {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_closed_loop_settles_in_proportion_to_the_weights() {
+    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(7));
+    for policy in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest] {
+        let mut loads = warm(2, now);
+        let mut picker = Picker::new(policy, &weights(&[3, 1]), &mut rng);
+        for _ in 0..400 {
+            let chosen = picker.pick(&loads[..], |_| true, &mut rng, now).unwrap();
+            loads[chosen].on_dispatch(now);
+        }
+        let heavy = loads[0].in_flight();
+        assert!((290..=310).contains(&heavy), "{policy:?}: {heavy} of 400 instead of 300");
+    }
+}
+
+#[test]
+fn turns_are_exact() {
+    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
+    let loads = warm(3, now);
+    for given in [[1, 1, 1], [1, 2, 3]] {
+        let mut picker = Picker::new(LoadBalancer::RoundRobin, &weights(&given), &mut rng);
+        let mut counts = [0; 3];
+        for _ in 0..given.iter().sum::<u32>() * 10 {
+            counts[picker.pick(&loads[..], |_| true, &mut rng, now).unwrap()] += 1;
+        }
+        for (count, weight) in counts.into_iter().zip(given) {
+            assert!((weight * 10 - 1..=weight * 10 + 1).contains(&count), "{given:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn round_robin_does_not_begin_at_the_same_place_everywhere() {
+    let now = Instant::now();
+    let loads = warm(8, now);
+    let first = |seed, given: &[u32]| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut picker = Picker::new(LoadBalancer::RoundRobin, &weights(given), &mut rng);
+        picker.pick(&loads[..], |_| true, &mut rng, now).unwrap()
+    };
+    for given in [[1; 8], [2, 1, 1, 1, 1, 1, 1, 1]] {
+        let starts: std::collections::HashSet<_> = (0..64).map(|seed| first(seed, &given)).collect();
+        assert!(starts.len() >= 5, "{given:?}: {starts:?}");
+    }
+}
+
+#[test]
+fn the_slow_and_the_busy_get_little_and_the_new_gets_one_probe() {
+    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(3));
+    let mut loads = warm(10, now);
+    loads[0].on_response(Duration::from_millis(50), now);
+    let mut picker = Picker::new(LoadBalancer::PeakEwma, &weights(&[1; 10]), &mut rng);
+    let mut slow = 0;
+    for _ in 0..1000 {
+        slow += usize::from(picker.pick(&loads[..], |_| true, &mut rng, now) == Some(0));
+    }
+    assert_eq!(slow, 0, "in each pair the other one is cheaper");
+    loads[0] = Load::new(now);
+    while picker.pick(&loads[..], |_| true, &mut rng, now) != Some(0) {}
+    loads[0].on_dispatch(now);
+    for _ in 0..1000 {
+        assert_ne!(picker.pick(&loads[..], |_| true, &mut rng, now), Some(0), "one probe at a time");
+    }
+}
+
+#[test]
+fn nothing_comes_from_nothing() {
+    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(3));
+    for policy in ALL {
+        let mut picker = Picker::new(policy, &[], &mut rng);
+        assert_eq!(picker.pick(&[][..], |_| true, &mut rng, now), None);
+        let mut picker = Picker::new(policy, &weights(&[4]), &mut rng);
+        let loads = warm(1, now);
+        assert_eq!(picker.pick(&loads[..], |_| true, &mut rng, now), Some(0));
+        assert_eq!(picker.pick(&loads[..], |_| false, &mut rng, now), None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn picks_what_is_usable_whenever_there_is_something(
+        seed: u64,
+        given in prop::collection::vec((1..1000_u32, any::<bool>(), 0..5_u32), 1..40),
+        policy in prop::sample::select(ALL.to_vec()),
+    ) {
+        let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(seed));
+        let given_weights: Vec<_> = given.iter().map(|(weight, ..)| *weight).collect();
+        let mut loads = warm(given.len(), now);
+        for (load, (_, _, busy)) in loads.iter_mut().zip(&given) {
+            (0..*busy).for_each(|_| load.on_dispatch(now));
+        }
+        let mut picker = Picker::new(policy, &weights(&given_weights), &mut rng);
+        let any = given.iter().any(|(_, usable, _)| *usable);
+        for _ in 0..20 {
+            let chosen = picker.pick(&loads[..], |index| given[index].1, &mut rng, now);
+            prop_assert_eq!(chosen.is_some(), any);
+            prop_assert!(chosen.is_none_or(|index| given[index].1));
+        }
+    }
+
+    #[test]
+    fn the_alias_table_gives_everyone_its_share(given in prop::collection::vec(1..1000_u32, 2..20)) {
+        let table = Weights::new(&weights(&given));
+        let mut shares = vec![0.0; given.len()];
+        for (index, (own, alias)) in table.columns.iter().enumerate() {
+            let own = f64::from(*own) / f64::from(u32::MAX);
+            shares[index] += own;
+            shares[*alias as usize] += 1.0 - own;
+        }
+        for (share, want) in shares.iter().zip(&table.shares) {
+            prop_assert!((share - want).abs() < 1e-6, "{shares:?} instead of {:?}", table.shares);
+        }
+    }
+}
