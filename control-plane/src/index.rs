@@ -112,7 +112,7 @@ impl Workload {
 
     /// The address that others dial: one per workload, IPv4 if it has one.
     pub fn address(&self) -> Option<IpAddr> {
-        self.addresses.iter().find(|address| address.is_ipv4()).or(self.addresses.first()).copied()
+        self.addresses.iter().find(|address| address.is_ipv4()).or_else(|| self.addresses.first()).copied()
     }
 
     /// Where others reach the application's port: at its `--serve` listener, or at the port itself, where redirect rules

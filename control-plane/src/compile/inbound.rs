@@ -90,7 +90,7 @@ impl Said {
 }
 
 /// The ports of a service that the workload serves, each with the port at which its application listens.
-fn served<'a>(workload: &Workload, service: &'a Service) -> Vec<(&'a config::Port, NonZeroU16)> {
+fn served<'a>(workload: &'a Workload, service: &'a Service) -> Vec<(&'a config::Port, NonZeroU16)> {
     let selected =
         workload.is_selected_by(service).then(|| service.ports.iter().map(|port| (port, port.target)));
     let listed = listed(&workload.id.identity, &workload.addresses, service)
@@ -99,15 +99,15 @@ fn served<'a>(workload: &Workload, service: &'a Service) -> Vec<(&'a config::Por
 }
 
 fn listed<'a>(
-    identity: &SpiffeId,
-    addresses: &[IpAddr],
+    identity: &'a SpiffeId,
+    addresses: &'a [IpAddr],
     service: &'a Service,
 ) -> impl Iterator<Item = (&'a config::Port, NonZeroU16)> {
     let here = |endpoint: &&config::Endpoint| {
         endpoint.identity == *identity && addresses.contains(&endpoint.address)
     };
-    let endpoints = service.endpoints.iter().filter(here).collect::<Vec<_>>();
-    endpoints.into_iter().flat_map(|endpoint| service.ports.iter().map(|port| (port, endpoint.port(port))))
+    let endpoints = service.endpoints.iter().filter(here);
+    endpoints.flat_map(|endpoint| service.ports.iter().map(|port| (port, endpoint.port(port))))
 }
 
 fn authorization(index: &Index, workload: &Workload) -> Vec<AuthorizationPolicy> {

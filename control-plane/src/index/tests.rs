@@ -183,7 +183,7 @@ fn most_choices_are_legal_configurations() {
 fn equal_events_touch_nothing() {
     let mut index = Index::default();
     let config = configuration(0b01_01_01_01_01_01_01_01).unwrap();
-    assert!(!index.reset_config(config.clone()).is_empty());
+    assert!(!index.reset_config(config).is_empty());
     assert!(index.reset_config(configuration(0b01_01_01_01_01_01_01_01).unwrap()).is_empty());
     let workload = Arc::new(workload(0, 0, true, false, 1));
     assert!(!index.apply_workload(workload.clone()).is_empty());

@@ -30,8 +30,8 @@ pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Problem>> {
 /// The way from the root to a node, on the stack.
 enum Trail<'a> {
     Root,
-    Key(&'a Trail<'a>, &'a str),
-    Index(&'a Trail<'a>, usize),
+    Key(&'a Self, &'a str),
+    Index(&'a Self, usize),
 }
 
 #[derive(Clone, Copy)]
@@ -96,10 +96,8 @@ impl<'a> Reader<'a> {
     }
 
     fn wants(&self, what: &str) -> String {
-        let hint = match &self.node.value {
-            Value::Bool(_) | Value::Integer(_) | Value::Float(_) if what == "text" => " (put it in quotes)",
-            _ => "",
-        };
+        let unquoted = matches!(self.node.value, Value::Bool(_) | Value::Integer(_) | Value::Float(_));
+        let hint = if what == "text" && unquoted { " (put it in quotes)" } else { "" };
         format!("wants {what}, not {}{hint}", self.node.describe())
     }
 
@@ -110,24 +108,20 @@ impl<'a> Reader<'a> {
 
     /// An integer within bounds; a stand-in where there is none.
     fn integer(&self, min: i64, max: i64) -> i64 {
-        match self.node.value {
-            Value::Integer(value) if (min..=max).contains(&value) => value,
-            Value::Integer(value) => {
-                self.note(format!("{value} is not between {min} and {max}"));
-                1
-            }
-            _ => {
-                self.note(self.wants("a whole number"));
-                1
-            }
+        let Value::Integer(value) = self.node.value else {
+            self.note(self.wants("a whole number"));
+            return 1;
+        };
+        if !(min..=max).contains(&value) {
+            self.note(format!("{value} is not between {min} and {max}"));
+            return 1;
         }
+        value
     }
 
     fn entries(&self) -> Result<&'a [Entry], Refusal> {
-        match &self.node.value {
-            Value::Map(entries) => Ok(entries),
-            _ => Err(self.refuse("a map")),
-        }
+        let Value::Map(entries) = &self.node.value else { return Err(self.refuse("a map")) };
+        Ok(entries)
     }
 }
 
@@ -185,10 +179,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        match self.node.value {
-            Value::Null => visitor.visit_none(),
-            _ => visitor.visit_some(self),
-        }
+        if self.node.value == Value::Null { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(

@@ -15,7 +15,7 @@ struct Thing {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
-    parts: Vec<Thing>,
+    parts: Vec<Self>,
     #[serde(default)]
     on: bool,
 }
