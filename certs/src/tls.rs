@@ -5,8 +5,8 @@
 //!   callers may come with a join token instead, and the client that holds such a token ([`pinned_client_config`]).
 //! - No session resumption and no tickets, on either side: a resumed session skips the verifier, so a withdrawn root or an
 //!   ended certificate would go on working. No 0-RTT.
-//! - ALPN is mandatory. rustls lets a client through that offers none; here the server refuses it before it has signed
-//!   anything, and [`peer`] refuses a server that chose none.
+//! - ALPN is mandatory. rustls refuses a client that offers only other protocols, but lets one through that offers none at
+//!   all; here the server has no certificate for such a client, and [`peer`] refuses a server that chose none.
 //! - No server name is sent: peers are found by identity, not by name. Dial with [`server_name`].
 //!
 //! A configuration is made once per use and lives as long as the process; certificates and roots come from
@@ -93,10 +93,7 @@ pub fn client_config(
     let trust = TrustFrom::Live(Arc::clone(credentials));
     let mut config = client_builder(Arc::clone(credentials.clock()))
         .with_custom_certificate_verifier(Arc::new(ServerVerifier { trust, expected }))
-        .with_client_cert_resolver(Arc::new(Presented {
-            credentials: Arc::clone(credentials),
-            alpn: Vec::new(),
-        }));
+        .with_client_cert_resolver(Arc::new(Presented(Arc::clone(credentials))));
     harden_client(&mut config, alpn);
     Arc::new(config)
 }
@@ -150,16 +147,15 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 }
 
 fn server(credentials: &Arc<Credentials>, alpn: &[&[u8]], mandatory: bool) -> Arc<ServerConfig> {
-    let alpn: Vec<Vec<u8>> = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let verifier = ClientVerifier { credentials: Arc::clone(credentials), mandatory };
-    let presented = Presented { credentials: Arc::clone(credentials), alpn: alpn.clone() };
+    let presented = Presented(Arc::clone(credentials));
     let provider = Arc::clone(provider());
     let mut config = ServerConfig::builder_with_details(provider, Arc::clone(credentials.clock()))
         .with_protocol_versions(&[&TLS13])
         .expect("our provider has suites and groups for TLS 1.3")
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(presented));
-    config.alpn_protocols = alpn;
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -182,25 +178,18 @@ fn harden_client(config: &mut ClientConfig, alpn: &[&[u8]]) {
 
 /// Presents the credential of the moment, or none once it has ended.
 #[derive(Debug)]
-struct Presented {
-    credentials: Arc<Credentials>,
-    /// On a server: what a client must offer one of.
-    alpn: Vec<Vec<u8>>,
-}
+struct Presented(Arc<Credentials>);
 
 impl ResolvesServerCert for Presented {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut offered = hello.alpn()?;
-        if !offered.any(|offered| self.alpn.iter().any(|ours| ours == offered)) {
-            return None;
-        }
-        self.credentials.usable().ok().map(|credential| Arc::clone(credential.certified()))
+        let usable = hello.alpn().and_then(|_| self.0.usable().ok());
+        usable.map(|credential| Arc::clone(credential.certified()))
     }
 }
 
 impl ResolvesClientCert for Presented {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.credentials.usable().ok().map(|credential| Arc::clone(credential.certified()))
+        self.0.usable().ok().map(|credential| Arc::clone(credential.certified()))
     }
 
     fn has_certs(&self) -> bool {
@@ -237,7 +226,7 @@ impl HandshakeError {
                 Some(own) => Self::Own(*own),
                 None => Self::Failed(error.to_string()),
             },
-            // A resolver can only say "nothing to present": no credential, or no protocol that is worth presenting one.
+            // A resolver can only say "nothing to present": no credential, or no protocol offered.
             Error::General(what) if what == "no server certificate chain resolved" => {
                 match credentials.map(Credentials::usable) {
                     Some(Err(own)) => Self::Own(own),

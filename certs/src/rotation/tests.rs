@@ -90,6 +90,27 @@ fn backoff_doubles_to_a_minute_while_nothing_is_held() {
 }
 
 #[test]
+fn tries_come_closer_together_towards_the_end() {
+    let (mut rotation, begin) = holding(HOUR, 1);
+    let mut rng = rng();
+    let (mut now, mut last_minute) = (begin, 0);
+    loop {
+        match rotation.handle_timeout(now) {
+            Some(Action::Ask) => {
+                last_minute += u32::from(now.wall > begin.wall + HOUR - LAST_BACKOFF);
+                rotation.on_failed(now, &mut rng);
+            }
+            Some(Action::Expired) => break,
+            None => now = after(now, rotation.poll_timeout() - now.mono),
+        }
+    }
+    assert!(
+        last_minute >= 8,
+        "{last_minute} tries in the last minute; the back-off alone would leave one or two"
+    );
+}
+
+#[test]
 fn expiry_is_told_once_and_asking_goes_on() {
     let (mut rotation, now) = holding(Duration::from_secs(20), 1);
     let mut rng = rng();

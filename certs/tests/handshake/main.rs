@@ -84,6 +84,30 @@ fn peers_without_the_hybrid_group_are_served_with_the_next_best() {
     }
 }
 
+#[test]
+fn neither_side_resumes_with_a_peer_that_would() {
+    let root = Root::new("root");
+    let (ours, _) = workload(&root, &orders());
+    let twice = |client: &_, server: &_| {
+        for _ in 0..2 {
+            let mut pair = Pair::new(client, server);
+            pair.shake();
+            assert_eq!(pair.server.handshake_kind(), Some(HandshakeKind::Full));
+            assert_eq!(pair.client.handshake_kind(), Some(HandshakeKind::Full));
+        }
+    };
+    let eager_client = raw_client(Some(root.issue(&Leaf::of(&web()))), &[alpn::H1], pair::any_group());
+    let eager_server = raw_server(root.issue(&Leaf::of(&orders())), &[alpn::H1]);
+    twice(&eager_client, &tls::server_config(&ours, alpn::MESH));
+    twice(&tls::client_config(&ours, orders(), &[alpn::H1]), &eager_server);
+
+    // Between the two of them it works, so the above says something.
+    Pair::new(&eager_client, &eager_server).shake();
+    let mut pair = Pair::new(&eager_client, &eager_server);
+    pair.shake();
+    assert_eq!(pair.server.handshake_kind(), Some(HandshakeKind::Resumed));
+}
+
 /// What is wrong with a certificate, made by the right root unless said otherwise.
 fn bad_leaves(root: &Root, other: &Root) -> Vec<(pki::Issued, VerifyError, &'static str)> {
     let leaf = || Leaf::of(&web());

@@ -53,7 +53,7 @@ fn a_client_is_let_in_with_a_good_certificate_and_hears_the_alert_with_a_bad_one
         assert!(matches!(answer.end, End::Refused(_) | End::Reset), "{flaw:?}: {answer:?}");
     }
     assert_eq!(attempt(None, &[alpn::TCP]).end, End::Refused("CertificateRequired".to_owned()));
-    assert_eq!(attempt(Some(&good), &[b"http/1.1"]).end, End::Refused("AccessDenied".to_owned()));
+    assert_eq!(attempt(Some(&good), &[b"http/1.1"]).end, End::Refused("NoApplicationProtocol".to_owned()));
     assert_eq!(attempt_tls_1_2(server.address()).unwrap().end, End::Refused("ProtocolVersion".to_owned()));
 }
 
