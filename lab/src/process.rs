@@ -33,7 +33,8 @@ pub struct Output {
 }
 
 impl Process {
-    pub(crate) fn spawn(command: &mut Command, name: &str, directory: &Path) -> Result<Self> {
+    /// Starts a program where the caller is; [`crate::Pod::spawn`] starts one in a pod. Output goes to `NAME.log`.
+    pub fn spawn(command: &mut Command, name: &str, directory: &Path) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         // Appending: a program that is started again goes on in the same log.
         let output = File::options().create(true).append(true).open(&log).context("log")?;
