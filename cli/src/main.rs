@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod certs;
+mod demo;
 mod output;
 mod status;
 mod token;
@@ -29,6 +30,11 @@ enum Command {
     /// Read certificates
     #[command(subcommand)]
     Certs(certs::Command),
+    /// A small shop in a mesh of its own, and what the mesh does for it; needs no privileges
+    Demo(demo::Args),
+    /// One program of the demo's shop
+    #[command(hide = true)]
+    DemoApp(demo::app::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Token(command) => token::run(command),
         Command::Certs(command) => certs::run(command),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoApp(args) => demo::app::run(args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("outrigger: {error:#}");

@@ -1,0 +1,144 @@
+//! The stage of network namespaces: a pod with redirect rules and a sidecar for each workload.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use outrigger_lab::{Lab, Mesh, Workload, enter::Inside};
+
+use super::{
+    APP_PORT, CAST, PAYMENTS_ROLE, Place, Recording, Stage, WEB, app_arguments, first_configuration,
+};
+use crate::demo::interrupt::Interrupt;
+
+pub(crate) struct Pods {
+    // Before mesh and lab: workloads go first.
+    workloads: Vec<Workload>,
+    mesh: Mesh,
+    lab: Lab,
+    inside: Inside,
+}
+
+impl Pods {
+    pub(crate) fn build(inside: &Inside, interrupt: &Interrupt) -> Result<Self> {
+        let lab = Lab::named("demo")?;
+        let built = Self::build_in(&lab, inside, interrupt);
+        if built.is_err() {
+            lab.keep_logs();
+        }
+        built
+    }
+
+    fn build_in(lab: &Lab, inside: &Inside, interrupt: &Interrupt) -> Result<Self> {
+        let mut builder = Mesh::builder().file("payments.yaml", include_str!("../config/payments.yaml"));
+        for (file, text) in first_configuration() {
+            builder = builder.file(file, text);
+        }
+        let mesh = builder.start(lab)?;
+        let mut workloads = Vec::new();
+        for role in &CAST {
+            interrupt.check()?;
+            let workload = mesh
+                .workload(role.name)
+                .service_account(role.service_account)
+                .label("app", role.service_account)
+                .label("version", role.version)
+                .without_waiting()
+                .start()?;
+            workloads.push(workload);
+        }
+        for (role, workload) in CAST.iter().zip(&mut workloads) {
+            let next = role.next.map(|next| next.address);
+            let arguments = app_arguments(role, (Ipv4Addr::UNSPECIFIED, APP_PORT).into(), next);
+            let mut command = workload.pod.command(mesh.binaries().outrigger());
+            workload.run_app(command.args(arguments))?;
+        }
+        for workload in &mut workloads {
+            interrupt.check()?;
+            workload.wait_ready()?;
+            workload.pod.wait_listening(APP_PORT)?;
+        }
+        Ok(Self { workloads, mesh, lab: lab.clone(), inside: inside.clone() })
+    }
+}
+
+impl Stage for Pods {
+    fn describe(&self) -> String {
+        format!("{} pods, each a network namespace with redirect rules and a sidecar", CAST.len())
+    }
+
+    fn wire(&self) -> &'static str {
+        "packets between the pods"
+    }
+
+    fn directory(&self) -> &Path {
+        self.lab.directory()
+    }
+
+    fn keep_directory(&mut self) {
+        self.lab.keep_logs();
+    }
+
+    fn shopfront(&self) -> (Place, SocketAddr) {
+        (Place::Pod(self.workloads[WEB].pod.clone()), (Ipv4Addr::LOCALHOST, APP_PORT).into())
+    }
+
+    fn outside(&self) -> (Place, SocketAddr) {
+        let door = (self.workloads[PAYMENTS_ROLE].pod.ipv4(), APP_PORT).into();
+        (Place::Bridge(self.lab.clone()), door)
+    }
+
+    fn configure(&self, file: &str, text: &str) -> Result<()> {
+        self.mesh.write(file, text)
+    }
+
+    fn record(&self) -> Result<Recording> {
+        Ok(Recording::Packets(self.lab.capture()?))
+    }
+
+    fn sidecar(&self, role: usize, path: &str) -> Result<String> {
+        let answer = self.workloads[role].admin(path)?;
+        if answer.status != 200 {
+            bail!("{path} of {}: {}", CAST[role].name, answer.status);
+        }
+        Ok(answer.body)
+    }
+
+    fn app_log(&self, role: usize) -> String {
+        self.workloads[role].apps.iter().map(outrigger_lab::Process::log).collect()
+    }
+
+    fn kill(&mut self, role: usize) -> Result<()> {
+        let workload = &mut self.workloads[role];
+        workload.proxy.signal(Signal::SIGKILL)?;
+        for app in &mut workload.apps {
+            app.kill();
+        }
+        workload.proxy.kill();
+        Ok(())
+    }
+
+    fn kill_control_plane(&mut self) -> Result<()> {
+        self.mesh.kill_control_plane(0);
+        Ok(())
+    }
+
+    fn start_control_plane(&mut self) -> Result<()> {
+        self.mesh.start_control_plane(0).context("control plane")
+    }
+
+    fn invitations(&self) -> Vec<(&'static str, String)> {
+        let web = self.workloads[WEB].pod.shell_prefix(&self.inside);
+        let control_plane = self.mesh.control_plane_pod(0).shell_prefix(&self.inside);
+        let outrigger = self.mesh.binaries().outrigger();
+        vec![
+            ("a call through the mesh", format!("{web} curl -si http://10.96.0.10/")),
+            ("a call that is refused", format!("{web} curl -si http://{}/", self.outside().1)),
+            ("the mesh", format!("{control_plane} {} status", outrigger.display())),
+            ("a sidecar's metrics", format!("{web} curl -s http://127.0.0.1:15020/metrics")),
+        ]
+    }
+}
