@@ -57,7 +57,7 @@ struct Args {
     #[arg(long)]
     seconds: Option<u64>,
     /// Envoy 1.40, as bench/setup.sh installs it
-    #[arg(long, env = "OUTRIGGER_BENCH_ENVOY", value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
     /// Where to write the report; bench/RESULTS.md after a full run
     #[arg(long, value_name = "PATH")]

@@ -36,7 +36,6 @@ pub(crate) fn write(dir: &Path) -> Result<PathBuf> {
          http {{\n\
          \x20 access_log off;\n\
          \x20 sendfile on;\n\
-         \x20 tcp_nopush on;\n\
          \x20 open_file_cache max=16;\n\
          \x20 keepalive_requests 100000000;\n\
          \x20 keepalive_timeout 3600s;\n\

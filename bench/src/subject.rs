@@ -270,10 +270,10 @@ apiVersion: outrigger.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: callers, namespace: bench}
 spec:
-  targetRef: {kind: MeshService, name: server}
+  targetRef: {group: outrigger.dev, kind: MeshService, name: server}
   action: allow
   rules:
-  - from: [{identities: [\"@CLIENT@\"]}]
+  - from: {identities: [\"@CLIENT@\"]}
 ";
 
 fn start_ours(lab: &Lab) -> Result<(Pod, Pod, Sidecars)> {
