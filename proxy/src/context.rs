@@ -26,3 +26,69 @@ pub struct Ctx {
     /// Connections that may be open at once.
     pub cap: Cap,
 }
+
+/// A context as `app.rs` would make it, of a proxy that has heard of nobody yet.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::{
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
+
+    use outrigger_certs::{Authority, JoinToken, SpiffeId, TrustDomain};
+    use outrigger_core::snapshot::Snapshot;
+
+    use super::Ctx;
+    use crate::{
+        access_log::AccessLog,
+        config::cli::{Wanted, read},
+        credentials::Certificates,
+        drain::Drain,
+        path::accept::Cap,
+        readiness::Readiness,
+        sync::Sync,
+        telemetry::Telemetry,
+    };
+
+    pub(crate) struct Made {
+        pub(crate) ctx: Arc<Ctx>,
+        pub(crate) authority: Authority,
+        pub(crate) identity: SpiffeId,
+        /// The token in its settings.
+        pub(crate) token: String,
+    }
+
+    /// `more` are further flags of `run`.
+    pub(crate) fn context(more: &str) -> Made {
+        let now = SystemTime::now();
+        let trust_domain = TrustDomain::parse("mesh.local").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_create(directory.path(), &trust_domain, now).unwrap();
+        let identity = SpiffeId::new(&trust_domain, "shop", "orders").unwrap();
+        let token = JoinToken::new(
+            &authority,
+            identity.clone(),
+            outrigger_certs::token::Labels::default(),
+            Duration::from_secs(3600),
+            false,
+            now,
+        );
+        let token = token.unwrap().sign(&authority).unwrap();
+        let line = format!("outrigger-proxy run --control-plane 127.0.0.1:1 --token {token} --address 10.0.0.5 {more}");
+        let arguments = line.split_ascii_whitespace().map(Into::into).collect();
+        let Ok(Wanted::Run(config)) = read(arguments, Default::default(), 1) else { panic!("{line}") };
+        let certificates = Certificates::new(&config).unwrap();
+        let sync = Sync::new(&config, &identity, certificates.handle(), Snapshot::default());
+        let ctx = Arc::new(Ctx {
+            snapshot: sync.snapshot(),
+            credentials: certificates.handle().credentials(),
+            discovery: sync.discovery(),
+            telemetry: Telemetry::new(AccessLog::off()),
+            readiness: Readiness::new(),
+            drain: Drain::new(),
+            cap: Cap::from_descriptor_limit(1024),
+            config: *config,
+        });
+        Made { ctx, authority, identity, token }
+    }
+}

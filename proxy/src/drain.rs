@@ -203,3 +203,65 @@ impl Schedule {
         Self { moment: (grace / 5).min(Duration::from_millis(1500)), inbound: grace * 9 / 10, total: grace }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[test]
+    fn phases_only_go_on() {
+        let drain = Drain::new();
+        drain.advance(Phase::Outbound);
+        drain.advance(Phase::Inbound);
+        drain.begin();
+        assert_eq!(drain.phase(), Phase::Outbound);
+    }
+
+    #[test]
+    fn a_grace_period_is_divided() {
+        for (grace, moment) in [(0, 0), (1_000, 200), (30_000, 1_500)] {
+            let schedule = Schedule::new(Duration::from_millis(grace));
+            assert_eq!(schedule.moment, Duration::from_millis(moment));
+            assert!(schedule.moment <= schedule.inbound && schedule.inbound <= schedule.total);
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_are_told_by_direction() {
+        let drain = Drain::new();
+        let local = Local::new();
+        let tasks = LocalSet::new();
+        let (follow, with) = (local.clone(), drain.clone());
+        tasks.spawn_local(async move { follow.follow(&with).await });
+        let mut inbound = local.going(Direction::Inbound);
+        let mut outbound = local.going(Direction::Outbound);
+        let given_up = local.going(Direction::Inbound);
+        tasks
+            .run_until(async {
+                assert!((&mut inbound).now_or_never().is_none());
+                drop(given_up);
+                drain.begin();
+                tokio::task::yield_now().await;
+                assert!(!local.is_going(Direction::Inbound), "still served");
+                drain.advance(Phase::Inbound);
+                (&mut inbound).await;
+                (&mut inbound).await;
+                assert!((&mut outbound).now_or_never().is_none());
+                drain.advance(Phase::Over);
+                outbound.await;
+            })
+            .await;
+    }
+
+    #[test]
+    fn one_that_waits_no_longer_takes_no_place() {
+        let local = Local::new();
+        for _ in 0..10 {
+            assert!(local.going(Direction::Inbound).now_or_never().is_none());
+        }
+        assert_eq!(local.0.inbound.waiting.borrow().len(), 0);
+    }
+}

@@ -3,21 +3,33 @@
 //! Read [`inbound`] and [`outbound`] first: the two recipes of a connection, each line a step in [`path`]. The rest holds
 //! them up.
 //!
-//! - Start and end: `app` (runtimes and order), [`config`], [`readiness`], [`drain`].
+//! - Start and end: [`app`] (runtimes and order), [`config`], [`readiness`], [`drain`].
 //! - Shared state: [`context`] (per process), [`worker`] (per thread), [`shared`] (how one reaches the other).
 //! - From outside: [`sync`] (configuration), [`credentials`] (certificates), [`store`] and [`identity_dir`] (disk).
 //! - To outside: [`telemetry`] into [`metrics`] and [`access_log`]; [`admin`].
 //! - [`init`]: the redirect rules, a program of its own that shares only the binary.
 
-// ---- start and end, shared state, outside views
 pub mod access_log;
+pub mod admin;
+pub mod app;
+pub mod cluster;
 pub mod config;
 pub mod context;
+pub mod credentials;
+mod disk;
 pub mod drain;
+pub mod error;
+pub mod http;
+pub mod identity_dir;
+pub mod inbound;
 pub mod init;
 pub mod metrics;
+pub mod outbound;
 pub mod path;
 pub mod readiness;
 pub mod shared;
+pub mod store;
+pub mod sync;
+pub mod tcp;
 pub mod telemetry;
 pub mod worker;

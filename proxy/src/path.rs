@@ -1,5 +1,14 @@
 //! The steps of a request, one file each. `inbound.rs` and `outbound.rs` are the recipes that call them in order.
 
 pub mod accept;
+pub mod authorize;
+pub mod balance;
+pub mod detect;
 pub mod dial;
+pub mod identity;
 pub mod original_dst;
+pub mod pool;
+pub mod respond;
+pub mod route;
+pub mod tls;
+pub mod upstream;

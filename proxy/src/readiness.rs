@@ -125,9 +125,47 @@ impl States {
 
     /// Waits for a state that differs from `known`. Pending for ever once the process has no [`Readiness`] left.
     pub async fn differs_from(&mut self, known: State) -> State {
-        match self.gates.wait_for(|gates| gates.state() != known).await {
-            Ok(gates) => gates.state(),
+        // Taken out of its guard before anything is awaited, so that the future may move between threads.
+        let differs = self.gates.wait_for(|gates| gates.state() != known).await.map(|gates| gates.state());
+        match differs {
+            Ok(state) => state,
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_gates_make_ready_and_any_one_unmakes_it() {
+        let readiness = Readiness::new();
+        let mut states = readiness.states();
+        let nothing = State::default();
+        assert_eq!(readiness.missing().len(), 3);
+        for gate in Gate::ALL {
+            assert!(!readiness.is_ready());
+            readiness.met(gate);
+        }
+        let ready = states.differs_from(nothing).await;
+        assert_eq!(ready, State { ready: true, draining: false });
+        assert!(readiness.missing().is_empty());
+        readiness.waiting(Gate::Certificate, "it has ended");
+        assert_eq!(states.differs_from(ready).await, nothing);
+        assert_eq!(readiness.missing(), ["certificate: it has ended"]);
+        readiness.met(Gate::Certificate);
+        readiness.draining();
+        assert_eq!(states.differs_from(nothing).await, State { ready: false, draining: true });
+    }
+
+    #[tokio::test]
+    async fn another_reason_for_the_same_gate_is_no_other_state() {
+        let readiness = Readiness::new();
+        let mut states = readiness.states();
+        readiness.waiting(Gate::Configuration, "refused");
+        assert!(states.differs_from(State::default()).now_or_never().is_none());
     }
 }

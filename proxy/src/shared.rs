@@ -116,3 +116,64 @@ impl Changes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_each_publication_and_old_values_stay_whole() {
+        let shared = Shared::new(1);
+        let mut reader = shared.reader();
+        let first = reader.current().clone();
+        assert!(first.same(reader.current()));
+        shared.publish(2);
+        let second = reader.current().clone();
+        assert_eq!((*first, *second, *shared.load()), (1, 2, 2));
+        assert!(!first.same(&second));
+    }
+
+    #[test]
+    fn values_are_never_mixed_under_a_storm_of_updates() {
+        let shared = Shared::new((0_u64, 0_u64));
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                let shared = shared.clone();
+                let stop = &stop;
+                scope.spawn(move || {
+                    let mut reader = shared.reader();
+                    let mut last = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let value: (u64, u64) = **reader.current();
+                        assert_eq!(value.0 * 2, value.1);
+                        assert!(value.0 >= last, "time runs forward");
+                        last = value.0;
+                    }
+                });
+            }
+            for n in 1..20_000 {
+                shared.publish((n, n * 2));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[tokio::test]
+    async fn changes_wake_once_for_many() {
+        let shared = Shared::new(0);
+        let mut changes = shared.changes();
+        assert!(changes.changed().now_or_never().is_none());
+        shared.publish(1);
+        shared.publish(2);
+        changes.changed().await;
+        assert!(changes.changed().now_or_never().is_none());
+    }
+}

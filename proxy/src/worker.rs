@@ -5,6 +5,8 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    io,
+    net::TcpListener as StdTcpListener,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -12,11 +14,18 @@ use std::{
 
 use outrigger_core::snapshot::Snapshot;
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, oneshot},
+    task,
+};
 
 use crate::{
     cluster::Clusters,
     context::Ctx,
-    drain,
+    drain::{self, Phase},
+    path::accept::{self, Duty},
     shared::{Held, Reader},
     telemetry,
 };
@@ -28,10 +37,54 @@ pub struct Worker {
     pub telemetry: telemetry::Shard,
     /// Tells connections when to go.
     pub drain: drain::Local,
-    /// Endpoints with their load and connections, and what else the data path keeps.
+    /// Upstreams and the connections to them.
     pub clusters: Clusters,
     snapshot: RefCell<Reader<Snapshot>>,
     rng: RefCell<SmallRng>,
+}
+
+/// What the control runtime asks a worker.
+pub enum Ask {
+    /// For `/clusters`.
+    Clusters(oneshot::Sender<serde_json::Value>),
+}
+
+/// The monotonic time, as the core wants it: from tokio's clock, so that tests can pause it.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// The life of a worker's thread: listens, and ends when the drain is over. `listening` is told when it accepts.
+pub fn run(
+    ctx: Arc<Ctx>,
+    id: usize,
+    listeners: Vec<(StdTcpListener, Duty)>,
+    mut asks: mpsc::Receiver<Ask>,
+    listening: oneshot::Sender<()>,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
+        let worker = Worker::new(ctx, id);
+        for (listener, duty) in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            task::spawn_local(accept::run(Rc::clone(&worker), listener, duty));
+        }
+        // Whoever waits for it may be gone: then the process is ending already.
+        let _ = listening.send(());
+        let local = worker.drain.clone();
+        let drain = worker.ctx.drain.clone();
+        let following = drain.clone();
+        task::spawn_local(async move { local.follow(&following).await });
+        let over = drain.reached(Phase::Over);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return Ok(()),
+                Some(ask) = asks.recv() => worker.answer(ask),
+            }
+        }
+        // Leaving drops the runtime, which cuts what is still open.
+    })
 }
 
 impl Worker {
@@ -62,9 +115,11 @@ impl Worker {
     pub fn next_id(&self) -> u64 {
         self.rng().next_u64()
     }
-}
 
-/// The time as core's machines want it, and as tests that pause the clock see it. Once per event.
-pub fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+    fn answer(&self, ask: Ask) {
+        match ask {
+            // Who asked may have given up.
+            Ask::Clusters(answer) => _ = answer.send(crate::admin::dump::endpoints(self)),
+        }
+    }
 }

@@ -1,0 +1,261 @@
+use std::{
+    net::SocketAddr,
+    sync::{Condvar, mpsc},
+    time::UNIX_EPOCH,
+};
+
+use outrigger_certs::SpiffeId;
+use outrigger_core::verdict::Reason;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::telemetry::{Direction, Protocol};
+
+fn record() -> RequestRecord<'static> {
+    RequestRecord {
+        direction: Direction::Inbound,
+        protocol: Protocol::Http1,
+        method: "GET",
+        authority: "orders.shop",
+        path: "/cart",
+        status: 200,
+        grpc_status: None,
+        reason: None,
+        detail: "",
+        peer: None,
+        caller: "10.0.0.1:40000".parse().unwrap(),
+        service: ":8080",
+        route: "",
+        endpoint: None,
+        received: 0,
+        sent: 12,
+        first_byte: Duration::from_micros(1500),
+        duration: Duration::from_micros(2500),
+        attempts: 1,
+        id: 0xabc,
+    }
+}
+
+fn line(record: &RequestRecord<'_>, now: SystemTime) -> String {
+    let mut bytes = Vec::new();
+    json::request(&mut bytes, &mut json::Clock::default(), now, record);
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_line_has_what_is_known_and_nothing_else() {
+    let at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_042);
+    assert_eq!(
+        line(&record(), at),
+        "{\"time\":\"2023-11-14T22:13:20.042Z\",\"kind\":\"request\",\"direction\":\"inbound\",\"protocol\":\"http1\",\
+         \"method\":\"GET\",\"authority\":\"orders.shop\",\"path\":\"/cart\",\"status\":200,\"caller\":\"10.0.0.1:40000\",\
+         \"service\":\":8080\",\"received\":0,\"sent\":12,\"first_byte_us\":1500,\"duration_us\":2500,\"attempts\":1,\
+         \"id\":\"0000000000000abc\"}\n"
+    );
+    let peer = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").unwrap();
+    let full = RequestRecord {
+        direction: Direction::Outbound,
+        protocol: Protocol::Grpc,
+        grpc_status: Some(7),
+        reason: Some(Reason::Denied),
+        detail: "by shop/only-cart",
+        peer: Some(&peer),
+        endpoint: Some("[fd00::3]:8080".parse().unwrap()),
+        route: "shop/r/0",
+        id: u64::MAX,
+        ..record()
+    };
+    let value: Value = serde_json::from_str(&line(&full, at)).unwrap();
+    assert_eq!(value["grpc_status"], 7);
+    assert_eq!(value["reason"], "denied");
+    assert_eq!(value["detail"], "by shop/only-cart");
+    assert_eq!(value["peer"], peer.as_str());
+    assert_eq!(value["endpoint"], "[fd00::3]:8080");
+    assert_eq!(value["id"], "ffffffffffffffff");
+}
+
+#[test]
+fn connections_have_lines_too() {
+    let record = ConnectionRecord {
+        direction: Direction::Outbound,
+        protocol: Protocol::Tls,
+        reason: Some(Reason::ConnectFailed),
+        detail: "10.0.0.9:443: refused",
+        peer: None,
+        caller: "10.0.0.1:40000".parse().unwrap(),
+        service: "shop/db:5432",
+        authority: "db.shop",
+        endpoint: Some("10.0.0.9:443".parse().unwrap()),
+        received: 1,
+        sent: 2,
+        connected: Duration::ZERO,
+        duration: Duration::from_secs(1),
+        attempts: 2,
+        id: 1,
+    };
+    let mut bytes = Vec::new();
+    json::connection(&mut bytes, &mut json::Clock::default(), UNIX_EPOCH, &record);
+    let value: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(value["kind"], "connection");
+    assert_eq!((&value["reason"], &value["duration_us"]), (&Value::from("connect-failed"), &Value::from(1_000_000)));
+    assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+}
+
+#[test]
+fn what_follows_a_question_mark_is_not_logged() {
+    let text = line(&RequestRecord { path: "/login?password=hunter2", ..record() }, UNIX_EPOCH);
+    assert!(text.contains("\"/login\"") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_long_text_is_cut_at_a_character() {
+    let path = format!("/{}", "ü".repeat(2000));
+    let value: Value = serde_json::from_str(&line(&RequestRecord { path: &path, ..record() }, UNIX_EPOCH)).unwrap();
+    let logged = value["path"].as_str().unwrap();
+    assert!(logged.ends_with("ü…") && logged.len() < 1100, "{}", logged.len());
+}
+
+#[test]
+fn days_are_counted_as_calendars_do() {
+    for (seconds, text) in [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (951_782_400, "2000-02-29T00:00:00.000Z"),
+        (1_709_164_800, "2024-02-29T00:00:00.000Z"),
+        (4_107_542_399, "2100-02-28T23:59:59.000Z"),
+        (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+    ] {
+        let value: Value =
+            serde_json::from_str(&line(&record(), UNIX_EPOCH + Duration::from_secs(seconds))).unwrap();
+        assert_eq!(value["time"], text);
+    }
+}
+
+proptest! {
+    /// Whatever a caller sends: one line, valid JSON, the text itself, and nothing a terminal would obey.
+    #[test]
+    fn no_text_forges_a_line(path in "[^?]{0,300}", authority in any::<String>(), detail in any::<String>()) {
+        let record = RequestRecord { path: &path, authority: &authority, detail: &detail, ..record() };
+        let text = line(&record, UNIX_EPOCH);
+        prop_assert_eq!(text.matches('\n').count(), 1);
+        prop_assert!(!text.trim_end().chars().any(char::is_control));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        for (name, expected) in [("path", &path), ("authority", &authority), ("detail", &detail)] {
+            if !expected.is_empty() && expected.len() <= 1024 {
+                prop_assert_eq!(value[name].as_str(), Some(expected.as_str()));
+            }
+        }
+    }
+}
+
+// ---- the queue ------------------------------------------------------------------------------------------------------
+
+/// A file that hands over what is written, and can be made to stand still.
+struct Pipe {
+    written: mpsc::Sender<Vec<u8>>,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut open = lock(&self.gate.0);
+        while !*open {
+            open = self.gate.1.wait(open).unwrap();
+        }
+        self.written.send(bytes.to_vec()).unwrap();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn log(open: bool) -> (AccessLog, mpsc::Receiver<Vec<u8>>, impl Fn()) {
+    let (written, read) = mpsc::channel();
+    let gate = Arc::new((Mutex::new(open), Condvar::new()));
+    let pipe = Pipe { written, gate: Arc::clone(&gate) };
+    let release = move || {
+        *lock(&gate.0) = true;
+        gate.1.notify_all();
+    };
+    (AccessLog::to(pipe).unwrap(), read, release)
+}
+
+#[test]
+fn lines_of_all_workers_arrive_whole() {
+    let (log, read, _) = log(true);
+    thread::scope(|scope| {
+        for worker in 0..4_u64 {
+            let mut lane = log.lane();
+            scope.spawn(move || {
+                for n in 0..500 {
+                    let caller = SocketAddr::from(([10, 0, 0, worker as u8], 1));
+                    lane.request(&RequestRecord { id: n, caller, ..record() });
+                }
+            });
+        }
+    });
+    log.flush(Duration::from_secs(10));
+    let text = String::from_utf8(read.try_iter().flatten().collect()).unwrap();
+    assert_eq!(text.lines().count() as u64 + log.dropped(), 2000);
+    for worker in 0..4 {
+        let caller = format!("10.0.0.{worker}:1");
+        let ids: Vec<String> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|value| value["caller"] == caller.as_str())
+            .map(|value| value["id"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(ids.is_sorted() && !ids.is_empty(), "worker {worker} is in order");
+    }
+}
+
+#[test]
+fn a_reader_that_stands_still_costs_lines_and_nothing_else() {
+    let (log, read, release) = log(false);
+    let mut lane = log.lane();
+    let one = line(&record(), SystemTime::now()).len();
+    // The writer may have taken one lane full out before it stood still.
+    let sent = 3 * LANE_BYTES / one;
+    for _ in 0..sent {
+        lane.request(&record());
+    }
+    let dropped = log.dropped() as usize;
+    assert!(dropped >= sent / 3 - 10 && dropped < sent, "{dropped} of {sent}");
+    release();
+    log.flush(Duration::from_secs(10));
+    let text = String::from_utf8(read.try_iter().flatten().collect()).unwrap();
+    assert_eq!(text.lines().count() + dropped, sent);
+    lane.request(&record());
+    log.flush(Duration::from_secs(10));
+    assert_eq!(read.try_iter().flatten().filter(|byte| *byte == b'\n').count(), 1, "it goes on");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_counts_as_dropped() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = AccessLog::to(Full).unwrap();
+    let mut lane = log.lane();
+    for _ in 0..3 {
+        lane.request(&record());
+    }
+    log.flush(Duration::from_secs(10));
+    assert_eq!(log.dropped(), 3);
+}
+
+#[test]
+fn off_is_off() {
+    let log = AccessLog::off();
+    log.lane().request(&record());
+    log.flush(Duration::from_secs(10));
+    assert_eq!(log.dropped(), 0);
+}

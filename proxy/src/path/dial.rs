@@ -26,7 +26,7 @@ pub fn can_mark(mark: NonZeroU32) -> io::Result<()> {
 /// What every connection of the proxy has. On a listener, accepted connections inherit it.
 ///
 /// Keep-alive finds a peer that vanished without a word (power, network) in 30 s.
-pub(super) fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+pub(crate) fn prepare(socket: SockRef<'_>) -> io::Result<()> {
     const PROBES: TcpKeepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5))

@@ -1,0 +1,174 @@
+//! The listeners of the three doors, on the control runtime.
+//!
+//! A connection answers one request and is closed; it has a few seconds in all and there are a few at once, so nobody can
+//! hold a door shut. When the process is out of file descriptors, a spare one is given up for the moment of an answer:
+//! health is told also then.
+
+use std::{
+    convert::Infallible,
+    fs::{self, File},
+    io,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::{libc, unistd::geteuid};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+    task, time,
+};
+
+use super::{Admin, Answer, Door};
+
+const CONNECTIONS: usize = 64;
+/// From accept to close.
+const LIFE: Duration = Duration::from_secs(10);
+const HEADER_TIME: Duration = Duration::from_secs(5);
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADERS: usize = 64;
+
+/// Serves a TCP door until the process ends.
+pub async fn tcp(admin: Arc<Admin>, door: Door, listener: TcpListener) {
+    let mut spare = Spare::new();
+    let places = Rc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.acquire().await else { return };
+        place.forget();
+        match listener.accept().await {
+            Ok((stream, _)) => begin(&admin, door, stream, &places),
+            Err(error) => {
+                places.add_permits(1);
+                if is_out_of_descriptors(&error) && spare.give_up() {
+                    // The answer is small and the peer is waiting for it: serve it here and now.
+                    if let Ok(Ok((stream, _))) = time::timeout(Duration::from_millis(10), listener.accept()).await {
+                        serve(&admin, door, stream).await;
+                    }
+                    spare = Spare::new();
+                } else {
+                    time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Serves the admin socket until the process ends.
+pub async fn socket(admin: Arc<Admin>, listener: UnixListener) {
+    let places = Rc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.acquire().await else { return };
+        place.forget();
+        match listener.accept().await {
+            // The mode of the file says the same; this holds also where a file system ignores it.
+            Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
+                begin(&admin, Door::Socket, stream, &places);
+            }
+            Ok(_) => places.add_permits(1),
+            Err(_) => {
+                places.add_permits(1);
+                time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+fn begin(
+    admin: &Arc<Admin>,
+    door: Door,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    places: &Rc<Semaphore>,
+) {
+    let (admin, places) = (Arc::clone(admin), Rc::clone(places));
+    task::spawn_local(async move {
+        serve(&admin, door, stream).await;
+        places.add_permits(1);
+    });
+}
+
+async fn serve(admin: &Admin, door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(response(admin.answer(door, &request).await))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Whether the peer heard the answer is its own affair.
+    let _ = time::timeout(LIFE, connection).await;
+}
+
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = answer.status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A descriptor in reserve.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Whether there is room for one now.
+    fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+/// The admin socket; its file goes when this is dropped.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nothing depends on its absence: the next start replaces a dead socket.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Opens `admin.sock` in the state directory, mode 0600, in the place of a dead one.
+pub fn open_socket(state_dir: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
+    let path = state_dir.join("admin.sock");
+    if StdUnixStream::connect(&path).is_ok() {
+        let text = "another proxy is using this directory (its admin.sock answers)";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    // Bound under another name, so that the socket has its mode before anybody can find it under its own.
+    let beside = state_dir.join(".admin.sock.new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&beside, &path)?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, SocketFile(path)))
+}
