@@ -217,6 +217,9 @@ impl Subscription {
             if !abandoned.contains(&key) {
                 self.refused.remove(&key);
                 self.hold(key, &compiled);
+            } else if self.wanted.contains(&key) {
+                // Subscribed again since: it is sent again, and until then its backends stay in case it was kept.
+                self.name(&key, &compiled);
             }
         }
         Ok(())
@@ -353,13 +356,17 @@ impl Subscription {
     /// The proxy has this form of the key now.
     fn hold(&mut self, key: Key, compiled: &Compiled) {
         if matches!(key, Key::Destination(_)) {
-            for name in &compiled.backends {
-                *self.named.entry(name.clone()).or_default() += 1;
-            }
-            let before = self.names.insert(key.clone(), compiled.backends.clone());
-            self.unname(before.as_deref());
+            self.name(&key, compiled);
         }
         self.held.insert(key, compiled.version.clone());
+    }
+
+    fn name(&mut self, key: &Key, compiled: &Compiled) {
+        for name in &compiled.backends {
+            *self.named.entry(name.clone()).or_default() += 1;
+        }
+        let before = self.names.insert(key.clone(), compiled.backends.clone());
+        self.unname(before.as_deref());
     }
 
     fn forget(&mut self, key: &Key) {
