@@ -68,6 +68,12 @@ impl Pod {
         net.push(self.inner.namespace.path());
         // The stage is ours: a program started here that makes a lab of its own must not take it for its own.
         command.arg(net).arg("--").arg(program).env("PATH", search_path()).env_remove(STAGE);
+        // Settings of whoever runs the lab are not settings of the programs in it.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OUTRIGGER_"))
+        {
+            command.env_remove(name);
+        }
         command
     }
 
