@@ -1,0 +1,128 @@
+//! Everything that can go wrong between a caller and its answer, and the one table that says what it is called.
+//!
+//! A step fails with a variant that says what happened in its own words; [`Error::reason`] maps it to the core's reason,
+//! which decides status, blame and whether to try again. A caller is told the reason, the access log the detail.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_certs::HandshakeError;
+use outrigger_core::{
+    authority::HostError, framing::FramingError, headers::HeaderError, path_normal::PathError,
+    verdict::Reason,
+};
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    // ---- the caller's message
+    #[error("{0}")]
+    Framing(#[from] FramingError),
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    #[error("{0}")]
+    Host(#[from] HostError),
+    #[error("{0}")]
+    Path(#[from] PathError),
+    #[error("the head of a request was not complete in time")]
+    SlowHead,
+    #[error("the caller broke off: {0}")]
+    CallerGone(Arc<str>),
+    #[error("the connection ended in the middle of its first bytes")]
+    NoFirstBytes,
+    #[error("{0}")]
+    Unsupported(&'static str),
+    // ---- the caller's connection
+    #[error("{0}")]
+    Handshake(HandshakeError),
+    #[error("the TLS handshake was not complete in {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error("{0}")]
+    Overloaded(&'static str),
+    // ---- policy
+    #[error("by {policy}")]
+    Denied { reason: Reason, policy: Arc<str> },
+    #[error("{0} is this proxy itself")]
+    Loop(SocketAddr),
+    #[error("{0} is not registered")]
+    EgressDenied(SocketAddr),
+    // ---- where to go
+    #[error("{0} is not known, and nobody said in time what it is")]
+    Unresolved(Arc<str>),
+    #[error("{0}")]
+    NotReady(&'static str),
+    #[error("no route takes this request")]
+    NoRoute,
+    #[error("{0} has no endpoints")]
+    NoEndpoints(Arc<str>),
+    // ---- the upstream
+    #[error("{address}: {error}")]
+    Connect { address: SocketAddr, error: Arc<str> },
+    #[error("{address}: no connection in {within:?}")]
+    ConnectTimeout { address: SocketAddr, within: Duration },
+    #[error("{address}: {error}")]
+    Upstream { address: SocketAddr, error: HandshakeError },
+    #[error("{address}: {error}")]
+    Identity { address: SocketAddr, error: HandshakeError },
+    #[error("{address}: {error}")]
+    Reset { address: SocketAddr, error: Arc<str> },
+    #[error("{address}: {error}")]
+    Protocol { address: SocketAddr, error: Arc<str> },
+    #[error("{address}: its proxy answered {reason}")]
+    Elsewhere { address: SocketAddr, reason: Reason },
+    #[error("no answer in {0:?}")]
+    RequestTimeout(Duration),
+    // ---- ourselves
+    #[error("{0}")]
+    Internal(&'static str),
+}
+
+impl Error {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Framing(FramingError::TooLarge)
+            | Self::Header(HeaderError::TooMany | HeaderError::TooLarge) => Reason::HeadersTooLarge,
+            Self::Framing(
+                FramingError::BareLf
+                | FramingError::Fragment
+                | FramingError::LengthAndEncoding
+                | FramingError::SeveralLengths
+                | FramingError::BadLength
+                | FramingError::BadEncoding
+                | FramingError::BadChunk
+                | FramingError::Unasked,
+            )
+            | Self::Header(
+                HeaderError::Nominated
+                | HeaderError::Connection
+                | HeaderError::TransferEncoding
+                | HeaderError::LengthAndEncoding
+                | HeaderError::ContentLength
+                | HeaderError::UpgradeWithBody
+                | HeaderError::Upgrade
+                | HeaderError::ForbiddenInHttp2,
+            )
+            | Self::Host(_)
+            | Self::Path(_)
+            | Self::CallerGone(_)
+            | Self::NoFirstBytes => Reason::BadRequest,
+            Self::SlowHead => Reason::CallerTimeout,
+            Self::Unsupported(_) => Reason::Unsupported,
+            Self::Handshake(_) | Self::HandshakeTimeout(_) => Reason::HandshakeFailed,
+            Self::Overloaded(_) => Reason::Overloaded,
+            Self::Denied { reason, .. } | Self::Elsewhere { reason, .. } => *reason,
+            Self::Loop(_) => Reason::Loop,
+            Self::EgressDenied(_) => Reason::EgressDenied,
+            Self::Unresolved(_) => Reason::Unresolved,
+            Self::NotReady(_) => Reason::NotReady,
+            Self::NoRoute => Reason::NoRoute,
+            Self::NoEndpoints(_) => Reason::NoEndpoints,
+            Self::Connect { .. } => Reason::ConnectFailed,
+            Self::ConnectTimeout { .. } => Reason::ConnectTimeout,
+            Self::Upstream { .. } => Reason::UpstreamHandshake,
+            Self::Identity { .. } => Reason::IdentityMismatch,
+            Self::Reset { .. } => Reason::UpstreamReset,
+            Self::Protocol { .. } => Reason::UpstreamProtocol,
+            Self::RequestTimeout(_) => Reason::RequestTimeout,
+            Self::Internal(_) => Reason::Internal,
+        }
+    }
+}

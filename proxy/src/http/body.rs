@@ -1,0 +1,250 @@
+//! The bodies that pass through: hyper's own, not copied, with what must happen along the way.
+//!
+//! A [`RequestBody`] counts what a caller sends and may wait for the upstream's `100 Continue`. A [`ResponseBody`] counts
+//! what the caller gets, reads the gRPC status from trailers, and tells its [`Exchange`] how the answer ended. Both keep
+//! hyper's knowledge of length and end, or a `Content-Length` would turn into chunks.
+//!
+//! An upstream that breaks off is an error here and therefore a broken-off answer at the caller, never a clean end.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use outrigger_core::{
+    headers::{self, HeaderError},
+    verdict::Reason,
+};
+
+use super::{exchange::Exchange, serve::Watch};
+
+/// What a caller sends.
+pub struct RequestBody {
+    body: Option<Incoming>,
+    exchange: Rc<Exchange>,
+    gate: Option<Arc<Gate>>,
+}
+
+/// What a caller is answered.
+pub struct ResponseBody {
+    kind: Kind,
+    exchange: Option<Rc<Exchange>>,
+    /// HTTP/2: whoever resets streams that nobody takes.
+    watch: Option<Rc<Watch>>,
+}
+
+enum Kind {
+    Upstream(Incoming),
+    /// The proxy's own words.
+    Own(Bytes),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// hyper looks in here for the code to reset the other side's stream with.
+    #[error(transparent)]
+    Peer(#[from] hyper::Error),
+    #[error("trailers: {0}")]
+    Trailers(HeaderError),
+}
+
+/// Holds a request's body back until the upstream wants it (`Expect: 100-continue`).
+#[derive(Default)]
+pub struct Gate {
+    open: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    pub fn new(body: Incoming, exchange: Rc<Exchange>) -> Self {
+        Self { body: Some(body), exchange, gate: None }
+    }
+
+    /// For a request that is sent again.
+    pub fn empty(exchange: Rc<Exchange>) -> Self {
+        Self { body: None, exchange, gate: None }
+    }
+
+    pub fn wait_for(&mut self, gate: Arc<Gate>) {
+        self.gate = Some(gate);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(gate) = &this.gate {
+            ready!(gate.poll_open(cx));
+            this.gate = None;
+        }
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        match &frame {
+            None => this.exchange.request_ends(),
+            Some(Err(error)) => this.exchange.caller_broke_off(error),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.exchange.received.set(this.exchange.received.get() + data.len() as u64);
+                }
+                if body.is_end_stream() {
+                    this.exchange.request_ends();
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| cleaned(frame?)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    pub fn upstream(body: Incoming, exchange: Rc<Exchange>) -> Self {
+        let this = Self { kind: Kind::Upstream(body), exchange: Some(exchange), watch: None };
+        if this.is_end_stream() {
+            // hyper does not poll a body that says it is over.
+            this.ends(true);
+        }
+        this
+    }
+
+    pub fn own(text: Bytes, exchange: Rc<Exchange>) -> Self {
+        Self { kind: Kind::Own(text), exchange: Some(exchange), watch: None }
+    }
+
+    /// Before a connection becomes something else.
+    pub fn none() -> Self {
+        Self { kind: Kind::Own(Bytes::new()), exchange: None, watch: None }
+    }
+
+    pub(super) fn watch(&mut self, watch: Rc<Watch>) {
+        self.watch = Some(watch);
+    }
+
+    fn ends(&self, whole: bool) {
+        if let Some(exchange) = &self.exchange {
+            exchange.answer_ends(whole);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(watch) = &this.watch {
+            watch.hands(false);
+        }
+        let frame = match &mut this.kind {
+            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Own(text) if text.is_empty() => None::<Result<_, hyper::Error>>,
+            Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
+        };
+        if let Some(watch) = &this.watch {
+            watch.hands(true);
+        }
+        let Some(exchange) = &this.exchange else { return Poll::Ready(frame.map(|frame| Ok(frame?))) };
+        match &frame {
+            None => exchange.answer_ends(true),
+            Some(Err(error)) => {
+                exchange.blame(Reason::UpstreamReset, error.to_string());
+                exchange.answer_ends(false);
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    exchange.sent.set(exchange.sent.get() + data.len() as u64);
+                }
+                if let Some(trailers) = frame.trailers_ref() {
+                    exchange.set_grpc_status(grpc_status(trailers));
+                }
+                if this.is_end_stream() {
+                    exchange.answer_ends(true);
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| cleaned(frame?)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Own(text) => text.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Upstream(body) => body.size_hint(),
+            Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.ends(self.is_end_stream());
+    }
+}
+
+/// Trailers must not bring in what is decided by the head, nor more than a head may.
+fn cleaned(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::inspect_trailers(trailers).map_err(BodyError::Trailers)?;
+        headers::remove_forbidden_trailers(trailers);
+    }
+    Ok(frame)
+}
+
+/// The status of a gRPC answer, from its trailers or from a head that has no body behind it.
+pub fn grpc_status(fields: &HeaderMap) -> Option<u16> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+// === impl Gate ===
+
+impl Gate {
+    pub fn open(&self) {
+        self.open.store(true, Relaxed);
+        self.waiting.wake();
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waiting.register(cx.waker());
+        if self.open.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}

@@ -1,0 +1,456 @@
+//! The connections to one endpoint, with one protocol: sockets and tasks around the core's pool, which decides.
+//!
+//! A [`Lease`] is a request's right to one connection: alone on it for HTTP/1, one stream among many for HTTP/2. It ends
+//! with the answer's body, and what that says about the connection decides whether it is used again. Connections are made
+//! by tasks of their own, so a caller that gives up wastes nothing.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error as _,
+    future::{Future as _, poll_fn},
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::future::Either;
+use hashbrown::HashMap;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use outrigger_core::{
+    framing::FramingError,
+    limits,
+    pool::{Checkout, Config, ConnId, DialId, Event, Pool, Reuse, Ticket},
+    retry::Failure,
+};
+use tokio::{sync::oneshot, task};
+
+use super::upstream::{self, ASKED_CONNECT, ASKED_HEAD, ASKED_OTHER, Remote, Sender};
+use crate::{
+    error::Error,
+    http::body::RequestBody,
+    worker::{Worker, now},
+};
+
+/// Streams opened on a new HTTP/2 connection before its peer has said how many it takes.
+const STREAMS_UNTIL_SETTINGS: u32 = 100;
+
+pub struct Connections {
+    remote: Remote,
+    http2: bool,
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    slots: Vec<Option<Slot>>,
+    waiting: HashMap<Ticket, oneshot::Sender<Result<ConnId, Error>>>,
+    /// Why the last connection could not be made.
+    failure: Option<Error>,
+}
+
+struct Slot {
+    id: ConnId,
+    sender: Sender,
+    requests: u64,
+}
+
+/// The right to send one request on a connection, until its answer has ended.
+pub struct Lease {
+    connections: Rc<Connections>,
+    worker: Rc<Worker>,
+    id: ConnId,
+    /// This is the connection's first request.
+    pub fresh: bool,
+    over: Cell<bool>,
+}
+
+/// A place in the queue.
+struct Waiting<'a> {
+    connections: &'a Rc<Connections>,
+    worker: &'a Rc<Worker>,
+    ticket: Ticket,
+    answer: oneshot::Receiver<Result<ConnId, Error>>,
+    answered: bool,
+}
+
+/// A request without an answer.
+pub struct Unanswered {
+    /// Nothing of it can have arrived.
+    pub request: Option<Box<Request<RequestBody>>>,
+    /// `None`: the connection was gone before.
+    pub cause: Option<hyper::Error>,
+}
+
+/// What is open, for `/clusters` and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbers {
+    pub open: usize,
+    pub idle: usize,
+    pub connecting: usize,
+    pub waiting: usize,
+}
+
+// === impl Connections ===
+
+impl Connections {
+    pub fn new(remote: Remote, http2: bool, idle_timeout: Duration) -> Rc<Self> {
+        let pool = Pool::new(Config {
+            streams: if http2 { STREAMS_UNTIL_SETTINGS } else { 1 },
+            max_connections: limits::MAX_ENDPOINT_CONNECTIONS,
+            max_idle: limits::MAX_IDLE_CONNECTIONS,
+            max_waiting: limits::MAX_WAITING_REQUESTS,
+            idle_timeout,
+        });
+        let inner = Inner { pool, slots: Vec::new(), waiting: HashMap::new(), failure: None };
+        Rc::new(Self { remote, http2, inner: RefCell::new(inner) })
+    }
+
+    /// A connection to send a request on; a new one is made within `within`.
+    pub async fn lease(self: &Rc<Self>, worker: &Rc<Worker>, within: Duration) -> Result<Lease, Error> {
+        loop {
+            let checkout = self.inner.borrow_mut().pool.checkout(now());
+            let id = match checkout {
+                Checkout::Use(id) => id,
+                Checkout::Wait(ticket) => {
+                    let (tell, answer) = oneshot::channel();
+                    self.inner.borrow_mut().waiting.insert(ticket, tell);
+                    self.settle(worker, within);
+                    Waiting { connections: self, worker, ticket, answer, answered: false }.get().await?
+                }
+                Checkout::Full => return Err(Error::Overloaded("too many requests wait for a connection")),
+            };
+            self.settle(worker, within);
+            let lease = self.take(worker, id);
+            if self.is_ready(id).await {
+                return Ok(lease);
+            }
+            // Closed while it was idle: nothing was sent, and it is gone from the pool now.
+            self.gone(worker, id);
+        }
+    }
+
+    fn take(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId) -> Lease {
+        let mut inner = self.inner.borrow_mut();
+        let fresh = match inner.slot(id) {
+            Some(slot) => {
+                slot.requests += 1;
+                slot.requests == 1
+            }
+            None => false,
+        };
+        Lease { connections: Rc::clone(self), worker: Rc::clone(worker), id, fresh, over: Cell::new(false) }
+    }
+
+    /// Whether the connection takes a request; it may need a moment after the answer before.
+    async fn is_ready(&self, id: ConnId) -> bool {
+        poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            match inner.slot(id).map(|slot| &mut slot.sender) {
+                Some(Sender::Http1 { sender, .. }) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
+                Some(Sender::Http2(sender)) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
+                None => Poll::Ready(false),
+            }
+        })
+        .await
+    }
+
+    /// Does what the pool wants done.
+    fn settle(self: &Rc<Self>, worker: &Rc<Worker>, within: Duration) {
+        loop {
+            let mut inner = self.inner.borrow_mut();
+            let Some(event) = inner.pool.poll_event() else { return };
+            match event {
+                Event::Dial(dial) => {
+                    let (this, worker) = (Rc::clone(self), Rc::clone(worker));
+                    task::spawn_local(async move { this.dial(&worker, dial, within).await });
+                }
+                Event::Ready { ticket, id } => {
+                    // A waiter that is gone has taken its ticket out, or finds the answer when it goes.
+                    if let Some(tell) = inner.waiting.remove(&ticket) {
+                        let _ = tell.send(Ok(id));
+                    }
+                }
+                Event::Failed(ticket) => {
+                    let error =
+                        inner.failure.clone().unwrap_or(Error::Internal("no connection, and no cause"));
+                    if let Some(tell) = inner.waiting.remove(&ticket) {
+                        let _ = tell.send(Err(error));
+                    }
+                }
+                Event::Close(id) => {
+                    let sender = inner.remove(id);
+                    drop(inner);
+                    // hyper ends a connection whose sender is gone.
+                    drop(sender);
+                }
+            }
+        }
+    }
+
+    async fn dial(self: Rc<Self>, worker: &Rc<Worker>, dial: DialId, within: Duration) {
+        let address = self.remote.address();
+        let made = match upstream::connect(worker, &self.remote, within).await {
+            Ok(io) if self.http2 => match upstream::http2(io, address, STREAMS_UNTIL_SETTINGS).await {
+                Ok((sender, driver)) => Ok((sender, Driver::Http2(Box::new(driver)))),
+                Err(error) => Err(error),
+            },
+            Ok(io) => match upstream::http1(io, address).await {
+                Ok((sender, driver)) => Ok((sender, Driver::Http1(Box::new(driver)))),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        match made {
+            Err(error) => {
+                self.failed(dial, error);
+                self.settle(worker, within);
+            }
+            Ok((sender, driver)) => {
+                let id = self.connected(dial, sender);
+                self.settle(worker, within);
+                // Retired meanwhile: nobody wants the connection any more.
+                let Some(id) = id else { return };
+                self.drive(worker, id, driver).await;
+                self.gone(worker, id);
+            }
+        }
+    }
+
+    fn failed(&self, dial: DialId, error: Error) {
+        let mut inner = self.inner.borrow_mut();
+        inner.failure = Some(error);
+        inner.pool.on_connect_failed(dial, now());
+    }
+
+    fn connected(&self, dial: DialId, sender: Sender) -> Option<ConnId> {
+        let mut inner = self.inner.borrow_mut();
+        let streams = if self.http2 { STREAMS_UNTIL_SETTINGS } else { 1 };
+        let id = inner.pool.on_connected(dial, streams, now())?;
+        inner.put(id, sender);
+        Some(id)
+    }
+
+    async fn drive(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId, driver: Driver) {
+        match driver {
+            Driver::Http1(driver) => {
+                let _ = driver.with_upgrades().await;
+            }
+            Driver::Http2(driver) => {
+                let mut driver = pin!(driver);
+                let mut streams = STREAMS_UNTIL_SETTINGS as usize;
+                poll_fn(|cx| {
+                    let ended = driver.as_mut().poll(cx).map(drop);
+                    let allowed = driver.current_max_send_streams().min(limits::MAX_MESH_STREAMS as usize);
+                    if allowed != streams && ended.is_pending() {
+                        streams = allowed;
+                        self.inner.borrow_mut().pool.on_streams(id, allowed as u32, now());
+                        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+                    }
+                    ended
+                })
+                .await;
+            }
+        }
+    }
+
+    /// The transport is gone.
+    fn gone(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId) {
+        let mut inner = self.inner.borrow_mut();
+        inner.pool.on_closed(id, now());
+        let sender = inner.remove(id);
+        drop(inner);
+        drop(sender);
+        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+    }
+
+    fn release(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId, reuse: Reuse) {
+        self.inner.borrow_mut().pool.release(id, reuse, now());
+        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+    }
+
+    /// The endpoint leaves: what is idle closes now, the rest when it has answered.
+    pub fn retire(self: &Rc<Self>, worker: &Rc<Worker>) {
+        self.inner.borrow_mut().pool.retire(now());
+        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn sweep(self: &Rc<Self>, worker: &Rc<Worker>) {
+        let mut inner = self.inner.borrow_mut();
+        let now = now();
+        if inner.pool.poll_timeout().is_some_and(|due| due <= now) {
+            inner.pool.handle_timeout(now);
+        }
+        drop(inner);
+        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+    }
+
+    pub fn is_unused(&self) -> bool {
+        self.inner.borrow().pool.is_unused()
+    }
+
+    pub fn numbers(&self) -> Numbers {
+        let pool = &self.inner.borrow().pool;
+        Numbers {
+            open: pool.open(),
+            idle: pool.idle(),
+            connecting: pool.connecting(),
+            waiting: pool.waiting(),
+        }
+    }
+}
+
+enum Driver {
+    Http1(Box<upstream::Http1Driver>),
+    Http2(Box<upstream::Http2Driver>),
+}
+
+impl Inner {
+    fn slot(&mut self, id: ConnId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.index())?.as_mut().filter(|slot| slot.id == id)
+    }
+
+    fn put(&mut self, id: ConnId, sender: Sender) {
+        let index = id.index();
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(Slot { id, sender, requests: 0 });
+    }
+
+    fn remove(&mut self, id: ConnId) -> Option<Slot> {
+        let slot = self.slots.get_mut(id.index())?;
+        slot.take_if(|slot| slot.id == id)
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    /// How the attempt failed, and what to say about it.
+    pub fn explain(&self, lease: &Lease) -> (Failure, Error) {
+        let address = lease.address();
+        let reset = |text: String| Error::Reset { address, error: text.into() };
+        let Some(cause) = &self.cause else {
+            return (Failure::Unsent, reset("the connection was closed while it was idle".to_owned()));
+        };
+        if self.request.is_some() {
+            if lease.connections.http2 {
+                lease.refused();
+            }
+            return (Failure::Unsent, reset(cause.to_string()));
+        }
+        let mut told = cause.to_string();
+        let mut source = cause.source();
+        while let Some(error) = source {
+            if let Some(h2) = error.downcast_ref::<h2::Error>() {
+                let unprocessed =
+                    h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR);
+                if unprocessed || h2.reason() == Some(h2::Reason::REFUSED_STREAM) {
+                    return (Failure::Unsent, reset(h2.to_string()));
+                }
+            }
+            if error.is::<FramingError>() {
+                return (Failure::Sent, Error::Protocol { address, error: error.to_string().into() });
+            }
+            told = format!("{told}: {error}");
+            source = error.source();
+        }
+        if cause.is_parse() {
+            return (Failure::Sent, Error::Protocol { address, error: told.into() });
+        }
+        if cause.is_user() {
+            return (Failure::Sent, Error::CallerGone(told.into()));
+        }
+        (Failure::Sent, reset(told))
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting<'_> {
+    async fn get(mut self) -> Result<ConnId, Error> {
+        let answer = (&mut self.answer).await;
+        self.answered = true;
+        answer.unwrap_or(Err(Error::Internal("the pool forgot a waiting request")))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let mut inner = self.connections.inner.borrow_mut();
+        inner.waiting.remove(&self.ticket);
+        let cancelled = inner.pool.cancel(self.ticket);
+        drop(inner);
+        if !cancelled && let Ok(Ok(id)) = self.answer.try_recv() {
+            self.connections.release(self.worker, id, Reuse::Keep);
+        }
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    pub fn address(&self) -> SocketAddr {
+        self.connections.remote.address()
+    }
+
+    /// Sends the request and waits for the answer's head.
+    pub async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
+        let sending = {
+            let mut inner = self.connections.inner.borrow_mut();
+            match inner.slot(self.id).map(|slot| &mut slot.sender) {
+                Some(Sender::Http1 { sender, asked }) => {
+                    let code = match *request.method() {
+                        Method::HEAD => ASKED_HEAD,
+                        Method::CONNECT => ASKED_CONNECT,
+                        _ => ASKED_OTHER,
+                    };
+                    asked.store(code, Relaxed);
+                    Either::Left(sender.try_send_request(request))
+                }
+                Some(Sender::Http2(sender)) => Either::Right(sender.try_send_request(request)),
+                None => return Err(Unanswered { request: Some(Box::new(request)), cause: None }),
+            }
+        };
+        let answer = match sending {
+            Either::Left(sending) => sending.await,
+            Either::Right(sending) => sending.await,
+        };
+        answer.map_err(|mut error| {
+            let request = error.take_message().map(Box::new);
+            Unanswered { request, cause: Some(error.into_error()) }
+        })
+    }
+
+    /// The peer takes no further requests on this connection.
+    pub fn refused(&self) {
+        self.connections.inner.borrow_mut().pool.on_goaway(self.id, now());
+        self.connections.settle(&self.worker, limits::HANDSHAKE_TIMEOUT);
+    }
+
+    /// The answer has ended. `whole`: request and answer both have been carried to their ends.
+    pub fn release(self, whole: bool) {
+        self.end(whole);
+    }
+
+    fn end(&self, whole: bool) {
+        if !self.over.replace(true) {
+            let reuse = if whole || self.connections.http2 { Reuse::Keep } else { Reuse::Close };
+            self.connections.release(&self.worker, self.id, reuse);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
