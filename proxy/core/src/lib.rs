@@ -53,3 +53,14 @@ pub mod retry;
 pub mod route;
 pub mod snapshot;
 pub mod verdict;
+
+#[cfg(test)]
+mod testing {
+    use std::time::Instant;
+
+    /// Some instant for virtual time to begin at: an `Instant` cannot be made any other way.
+    #[expect(clippy::disallowed_methods, reason = "the only clock of this crate, and only tests see it")]
+    pub(crate) fn start() -> Instant {
+        Instant::now()
+    }
+}

@@ -99,7 +99,7 @@ impl CompiledRoute {
         let index = match self.ends.last() {
             Some(total) if self.ends.len() > 1 => {
                 // The upper half of the product is uniform below `total` but for 2^-32, without a division.
-                let point = (u128::from(random) * u128::from(*total) >> 64) as u64;
+                let point = ((u128::from(random) * u128::from(*total)) >> 64) as u64;
                 self.ends.partition_point(|end| *end <= point)
             }
             Some(_) | None => 0,
@@ -200,10 +200,12 @@ fn compile_regex(source: &str) -> Result<Regex, String> {
         .size_limit(MAX_COMPILED_REGEX_BYTES)
         .dfa_size_limit(MAX_COMPILED_REGEX_BYTES)
         .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "compiles to more memory than one rule may hold".to_owned(),
+        .map_err(|error| {
+            if matches!(error, regex::Error::CompiledTooBig(_)) {
+                return "compiles to more memory than one rule may hold".to_owned();
+            }
             // The library draws the place over several lines; its last one says what is wrong.
-            other => other.to_string().lines().last().unwrap_or_default().trim().to_owned(),
+            error.to_string().lines().last().unwrap_or_default().trim().to_owned()
         })
 }
 

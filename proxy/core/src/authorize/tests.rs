@@ -85,7 +85,7 @@ fn audit_names_what_it_would_have_matched() {
         policy("shop/deny", Action::Deny, vec![rule(&[], &["lab"], &[])]),
     ]);
     let probe = Peer::Mutual(id("lab", "probe"));
-    let names = |port| policies.audits(&probe, port).iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    let names = |port| policies.audits(&probe, port).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(names(8080), ["shop/audit", "shop/all"]);
     assert_eq!(names(1), ["shop/all"]);
     assert!(policies.audits(&Peer::Plain, 8080).is_empty());

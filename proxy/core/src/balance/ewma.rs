@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn peaks_count_at_once_and_fade_slowly() {
-        let start = Instant::now();
+        let start = crate::testing::start();
         let mut load = answered(MS, start);
         load.on_response(100 * MS, start);
         assert_eq!(load.latency(start), Some(100 * MS));
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn cost_grows_with_what_is_in_flight_and_shrinks_with_weight() {
-        let now = Instant::now();
+        let now = crate::testing::start();
         let mut load = answered(MS, now);
         let idle = load.cost(1.0, now);
         load.on_dispatch(now);
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_new_endpoint_is_probed_once() {
-        let now = Instant::now();
+        let now = crate::testing::start();
         let mut load = Load::new(now);
         assert_eq!((load.cost(1.0, now), load.latency(now)), (0.0, None));
         load.on_dispatch(now);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn failing_fast_is_expensive_and_giving_up_never_cheapens() {
-        let now = Instant::now();
+        let now = crate::testing::start();
         let mut load = answered(MS, now);
         load.on_failure(Duration::ZERO, now);
         assert_eq!(load.latency(now), Some(FAILURE));
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn time_that_goes_backwards_changes_nothing() {
-        let now = Instant::now();
+        let now = crate::testing::start();
         let mut load = answered(MS, now + DECAY);
         assert_eq!(load.latency(now), Some(MS));
         load.on_response(2 * MS, now);

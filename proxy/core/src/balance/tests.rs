@@ -21,7 +21,7 @@ fn warm(count: usize, now: Instant) -> Vec<Load> {
 
 /// How many of `picks` went where, if nothing is ever in flight.
 fn idle_shares(policy: LoadBalancer, given: &[u32], picks: usize) -> Vec<f64> {
-    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(7));
+    let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(7));
     let loads = warm(given.len(), now);
     let mut picker = Picker::new(policy, &weights(given), &mut rng);
     let mut counts = vec![0; given.len()];
@@ -46,7 +46,7 @@ fn equal_endpoints_share_by_weight() {
 
 #[test]
 fn a_closed_loop_settles_in_proportion_to_the_weights() {
-    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(7));
+    let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(7));
     for policy in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest] {
         let mut loads = warm(2, now);
         let mut picker = Picker::new(policy, &weights(&[3, 1]), &mut rng);
@@ -61,7 +61,7 @@ fn a_closed_loop_settles_in_proportion_to_the_weights() {
 
 #[test]
 fn turns_are_exact() {
-    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
+    let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(1));
     let loads = warm(3, now);
     for given in [[1, 1, 1], [1, 2, 3]] {
         let mut picker = Picker::new(LoadBalancer::RoundRobin, &weights(&given), &mut rng);
@@ -77,7 +77,7 @@ fn turns_are_exact() {
 
 #[test]
 fn round_robin_does_not_begin_at_the_same_place_everywhere() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let loads = warm(8, now);
     let first = |seed, given: &[u32]| {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -92,7 +92,7 @@ fn round_robin_does_not_begin_at_the_same_place_everywhere() {
 
 #[test]
 fn the_slow_and_the_busy_get_little_and_the_new_gets_one_probe() {
-    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(3));
+    let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(3));
     let mut loads = warm(10, now);
     loads[0].on_response(Duration::from_millis(50), now);
     let mut picker = Picker::new(LoadBalancer::PeakEwma, &weights(&[1; 10]), &mut rng);
@@ -111,7 +111,7 @@ fn the_slow_and_the_busy_get_little_and_the_new_gets_one_probe() {
 
 #[test]
 fn nothing_comes_from_nothing() {
-    let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(3));
+    let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(3));
     for policy in ALL {
         let mut picker = Picker::new(policy, &[], &mut rng);
         assert_eq!(picker.pick(&[][..], |_| true, &mut rng, now), None);
@@ -129,7 +129,7 @@ proptest! {
         given in prop::collection::vec((1..1000_u32, any::<bool>(), 0..5_u32), 1..40),
         policy in prop::sample::select(ALL.to_vec()),
     ) {
-        let (now, mut rng) = (Instant::now(), StdRng::seed_from_u64(seed));
+        let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(seed));
         let given_weights: Vec<_> = given.iter().map(|(weight, ..)| *weight).collect();
         let mut loads = warm(given.len(), now);
         for (load, (_, _, busy)) in loads.iter_mut().zip(&given) {

@@ -22,10 +22,9 @@ fn dialled(pool: &mut Pool) -> DialId {
 }
 
 fn wait(pool: &mut Pool, now: Instant) -> Ticket {
-    match pool.checkout(now) {
-        Checkout::Wait(ticket) => ticket,
-        other => panic!("expected to wait, got {other:?}"),
-    }
+    let checkout = pool.checkout(now);
+    let Checkout::Wait(ticket) = checkout else { panic!("expected to wait, got {checkout:?}") };
+    ticket
 }
 
 /// A pool with one idle connection.
@@ -42,7 +41,7 @@ fn warm(streams: u32, now: Instant) -> (Pool, ConnId) {
 
 #[test]
 fn an_idle_connection_is_used_again_and_ends_after_its_time() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let (mut pool, id) = warm(1, now);
     assert_eq!(pool.checkout(now), Checkout::Use(id));
     pool.release(id, Reuse::Keep, now);
@@ -56,7 +55,7 @@ fn an_idle_connection_is_used_again_and_ends_after_its_time() {
 
 #[test]
 fn checkout_does_not_hand_out_what_the_timer_has_not_reached_yet() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let (mut pool, id) = warm(1, now);
     wait(&mut pool, now + IDLE);
     assert!(matches!(events(&mut pool)[..], [Event::Close(closed), Event::Dial(_)] if closed == id));
@@ -64,7 +63,7 @@ fn checkout_does_not_hand_out_what_the_timer_has_not_reached_yet() {
 
 #[test]
 fn the_newest_idle_connection_is_used_and_the_oldest_closed_when_there_are_too_many() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let mut pool = Pool::new(config(1));
     let ids: Vec<_> = (0..3)
         .map(|_| {
@@ -84,7 +83,7 @@ fn the_newest_idle_connection_is_used_and_the_oldest_closed_when_there_are_too_m
 
 #[test]
 fn a_released_connection_goes_to_whoever_waits_longest_and_the_dial_is_kept() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let (mut pool, id) = warm(1, now);
     assert_eq!(pool.checkout(now), Checkout::Use(id));
     let first = wait(&mut pool, now);
@@ -98,7 +97,7 @@ fn a_released_connection_goes_to_whoever_waits_longest_and_the_dial_is_kept() {
 
 #[test]
 fn streams_are_shared_up_to_what_the_peer_takes() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let mut pool = Pool::new(config(3));
     let tickets: Vec<_> = (0..4).map(|_| wait(&mut pool, now)).collect();
     let dials = events(&mut pool);
@@ -120,7 +119,7 @@ fn streams_are_shared_up_to_what_the_peer_takes() {
 
 #[test]
 fn a_failed_dial_fails_whom_it_would_have_served_and_all_when_nothing_is_left() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let mut pool = Pool::new(Config { max_connections: 2, ..config(1) });
     let tickets: Vec<_> = (0..4).map(|_| wait(&mut pool, now)).collect();
     let dials = events(&mut pool);
@@ -136,7 +135,7 @@ fn a_failed_dial_fails_whom_it_would_have_served_and_all_when_nothing_is_left() 
 
 #[test]
 fn goaway_lets_leases_end_and_closes_then() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let (mut pool, id) = warm(8, now);
     assert_eq!(pool.checkout(now), Checkout::Use(id));
     assert_eq!(pool.checkout(now), Checkout::Use(id));
@@ -154,7 +153,7 @@ fn goaway_lets_leases_end_and_closes_then() {
 
 #[test]
 fn a_closed_connection_is_replaced_for_those_that_wait() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let mut pool = Pool::new(Config { max_connections: 1, ..config(1) });
     wait(&mut pool, now);
     let dial = dialled(&mut pool);
@@ -170,7 +169,7 @@ fn a_closed_connection_is_replaced_for_those_that_wait() {
 
 #[test]
 fn full_when_too_many_wait_and_cancelling_makes_room() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let mut pool = Pool::new(config(1));
     let tickets: Vec<_> = (0..6).map(|_| wait(&mut pool, now)).collect();
     assert_eq!(pool.checkout(now), Checkout::Full);
@@ -180,7 +179,7 @@ fn full_when_too_many_wait_and_cancelling_makes_room() {
 
 #[test]
 fn retiring_sends_waiters_elsewhere_and_lets_leases_end() {
-    let now = Instant::now();
+    let now = crate::testing::start();
     let (mut pool, id) = warm(1, now);
     assert_eq!(pool.checkout(now), Checkout::Use(id));
     let ticket = wait(&mut pool, now);
@@ -359,8 +358,8 @@ impl Model {
 
     fn check(&self) {
         let pool = &self.pool;
-        let live: Vec<_> = self.leases.iter().filter(|id| self.open.contains_key(id)).collect();
-        assert_eq!(pool.leases(), live.len());
+        let live = self.leases.iter().filter(|id| self.open.contains_key(id)).count();
+        assert_eq!(pool.leases(), live);
         assert_eq!(pool.open(), self.open.len());
         assert_eq!(pool.waiting(), self.waiting.len());
         assert_eq!(pool.connecting(), self.dials.len());
@@ -386,7 +385,7 @@ fn run(streams: u32, ops: Vec<Op>) {
     let config = config(streams);
     let mut model = Model {
         pool: Pool::new(config),
-        now: Instant::now(),
+        now: crate::testing::start(),
         config,
         waiting: Vec::new(),
         answered: HashSet::new(),

@@ -17,10 +17,8 @@ fn key(text: &str) -> Key {
 }
 
 fn destination_key(text: &str) -> DestinationKey {
-    match key(text) {
-        Key::Destination(key) => key,
-        other => panic!("{other} is no destination"),
-    }
+    let Key::Destination(key) = key(text) else { panic!("{text} is no destination") };
+    key
 }
 
 fn backend_key(name: &str) -> BackendKey {

@@ -1,0 +1,166 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn requests(bytes: &[u8]) -> Result<State, FramingError> {
+    let mut guard = Guard::new(Side::Requests);
+    guard.on_bytes(bytes).map(|()| guard.state)
+}
+
+fn response(asked: Asked, bytes: &[u8]) -> Result<State, FramingError> {
+    let mut guard = Guard::new(Side::Responses);
+    guard.on_request(asked);
+    guard.on_bytes(bytes).map(|()| guard.state)
+}
+
+#[test]
+fn legal_requests_pass_and_the_next_head_is_found() {
+    for text in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\r\nGET / HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\ncontent-length:5\r\n\r\na\nb\n\n",
+        "POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nTRANSFER-ENCODING:\tChunked \r\n\r\nA;x=\"y\"\r\n\n\r\n3456789\r\n0\r\nX-Sum: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nX-Content-Length: no\r\nContent-Length-X: no\r\n\r\n",
+    ] {
+        assert_eq!(requests(text.as_bytes()), Ok(State::Between), "{text:?}");
+        let twice = text.repeat(2);
+        assert_eq!(requests(twice.as_bytes()), Ok(State::Between), "{twice:?}");
+    }
+}
+
+#[test]
+fn ambiguous_requests_do_not() {
+    let post = "POST / HTTP/1.1\r\n";
+    for (rest, error) in [
+        ("Host: a\n\r\n", FramingError::BareLf),
+        ("Host: a\r\n\n", FramingError::BareLf),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", FramingError::LengthAndEncoding),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", FramingError::LengthAndEncoding),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n\r\n", FramingError::SeveralLengths),
+        ("Content-Length: 5\r\nContent-Length: 6\r\n\r\n", FramingError::SeveralLengths),
+        ("Content-Length: 5, 5\r\n\r\n", FramingError::BadLength),
+        ("Content-Length: +5\r\n\r\n", FramingError::BadLength),
+        ("Content-Length: 0x5\r\n\r\n", FramingError::BadLength),
+        ("Content-Length:\r\n\r\n", FramingError::BadLength),
+        ("Content-Length: 18446744073709551621\r\n\r\n", FramingError::BadLength),
+        ("Transfer-Encoding: xchunked\r\n\r\n", FramingError::BadEncoding),
+        ("Transfer-Encoding: gzip, chunked\r\n\r\n", FramingError::BadEncoding),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", FramingError::BadEncoding),
+        ("Transfer-Encoding: \x0bchunked\r\n\r\n", FramingError::BadEncoding),
+    ] {
+        assert_eq!(requests(format!("{post}{rest}").as_bytes()), Err(error), "{rest:?}");
+    }
+    let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (rest, error) in [
+        ("5\nhello\r\n0\r\n\r\n", FramingError::BareLf),
+        ("5\r\nhello\n0\r\n\r\n", FramingError::BareLf),
+        ("0\r\n\n", FramingError::BareLf),
+        ("0\r\nX: 1\n\r\n", FramingError::BareLf),
+        ("5\r\nhelloo\r\n", FramingError::BadChunk),
+        ("\r\n", FramingError::BadChunk),
+        ("0x5\r\n", FramingError::BadChunk),
+        ("-5\r\n", FramingError::BadChunk),
+        ("5_0\r\n", FramingError::BadChunk),
+        (" 5\r\n", FramingError::BadChunk),
+        ("5 ;x\r\n", FramingError::BadChunk),
+        ("0000000000000005\r\n", FramingError::BadChunk),
+        ("10000000000000000\r\n", FramingError::BadChunk),
+    ] {
+        assert_eq!(requests(format!("{chunked}{rest}").as_bytes()), Err(error), "{rest:?}");
+    }
+    assert_eq!(requests(b"GET /a#b HTTP/1.1\r\n"), Err(FramingError::Fragment));
+    assert_eq!(requests(b"\r\n\r\n\r\n"), Err(FramingError::Unasked));
+}
+
+#[test]
+fn what_never_ends_is_cut() {
+    let endless = [b"GET / HTTP/1.1\r\nX: ", &[b'a'; MAX_HEAD_BYTES][..]].concat();
+    assert_eq!(requests(&endless), Err(FramingError::TooLarge));
+    let many = format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(MAX_HEAD_BYTES / 6));
+    assert_eq!(requests(many.as_bytes()), Err(FramingError::TooLarge));
+    let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let extension = format!("{chunked}5;{}", "x".repeat(MAX_CHUNK_LINE_BYTES));
+    assert_eq!(requests(extension.as_bytes()), Err(FramingError::BadChunk));
+    let trailers = format!("{chunked}0\r\n{}", "X: y\r\n".repeat(MAX_HEAD_BYTES / 6 + 1));
+    assert_eq!(requests(trailers.as_bytes()), Err(FramingError::TooLarge));
+}
+
+#[test]
+fn answers_end_where_their_request_says() {
+    let sized = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    assert_eq!(response(Asked::Other, sized), Ok(State::Body(5)));
+    assert_eq!(response(Asked::Head, sized), Ok(State::Between));
+    assert_eq!(response(Asked::Connect, b"HTTP/1.1 200 OK\r\n\r\n\n\n"), Ok(State::Raw));
+    assert_eq!(response(Asked::Connect, b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"), Ok(State::Between));
+    assert_eq!(response(Asked::Other, b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n\n\n"), Ok(State::Raw));
+    assert_eq!(response(Asked::Other, b"HTTP/1.0 200 OK\r\n\r\nuntil\nthe\nend"), Ok(State::Raw));
+    assert_eq!(response(Asked::Other, b"HTTP/1.1 304 N\r\nContent-Length: 5\r\n\r\n"), Ok(State::Between));
+    let informed =
+        [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n", &sized[..], b"hello"]
+            .concat();
+    assert_eq!(response(Asked::Other, &informed), Ok(State::Between));
+}
+
+#[test]
+fn answers_that_nobody_asked_for_are_refused() {
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    assert_eq!(Guard::new(Side::Responses).on_bytes(b"H"), Err(FramingError::Unasked));
+    let twice = [&answer[..], answer].concat();
+    assert_eq!(response(Asked::Other, &twice), Err(FramingError::Unasked));
+    assert_eq!(response(Asked::Head, answer), Err(FramingError::Unasked));
+    let mut guard = Guard::new(Side::Responses);
+    for _ in 0..2 {
+        guard.on_request(Asked::Other);
+        assert_eq!(guard.on_bytes(answer), Ok(()));
+    }
+    let both = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(response(Asked::Other, both), Err(FramingError::LengthAndEncoding));
+}
+
+#[test]
+fn after_an_upgrade_everything_passes() {
+    let mut guard = Guard::new(Side::Requests);
+    guard.on_bytes(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    guard.on_upgraded();
+    assert_eq!(guard.on_bytes(b"\x81\x05\n\n\n\0"), Ok(()));
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop::sample::select(vec![
+        "GET / HTTP/1.1\r\n",
+        "POST / HTTP/1.1\r\n",
+        "Content-Length: 3\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "X: y\r\n",
+        "\r\n",
+        "\n",
+        "3\r\n",
+        "abc",
+        "0\r\n",
+        "a\r\n",
+        "1234567890",
+        "#",
+        "\r",
+    ]);
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+proptest! {
+    #[test]
+    fn how_the_bytes_are_cut_does_not_matter(bytes in bytes(), cuts in prop::collection::vec(1..9_usize, 1..40)) {
+        let whole = requests(&bytes);
+        let mut guard = Guard::new(Side::Requests);
+        let mut rest = &bytes[..];
+        let mut cuts = cuts.into_iter().cycle();
+        let mut result = Ok(());
+        while !rest.is_empty() && result.is_ok() {
+            let (piece, after) = rest.split_at(cuts.next().unwrap_or(1).min(rest.len()));
+            result = guard.on_bytes(piece);
+            rest = after;
+        }
+        prop_assert_eq!(result.map(|()| guard.state), whole);
+    }
+}
