@@ -8,6 +8,7 @@
 
 pub(crate) mod app;
 mod client;
+pub(crate) mod gate;
 mod interrupt;
 mod load;
 mod play;
@@ -43,6 +44,12 @@ const INTERRUPTED: u8 = 130;
 
 /// 0 only if everything held. Call it while the process has one thread.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut screen = Screen::new();
+    let stays = screen.is_terminal() && !args.once;
+    if stays && !args.loopback && enter::is_outside() && enter::probe().is_ok() {
+        // Without it there are no addresses on the host; the other ways in remain.
+        drop(gate::start());
+    }
     let (inside, refusal) = if args.loopback {
         (None, None)
     } else {
@@ -53,16 +60,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     let interrupt = Interrupt::install()?;
-    let mut screen = Screen::new();
     if let Some(refusal) = refusal {
         screen.say(format_args!("No pods here: {refusal}."));
         screen.say("Going on with --forward and --serve listeners on loopback instead.");
     }
     let done = match inside {
         Some(inside) => Pods::build(&inside, &interrupt)
-            .and_then(|mut stage| show(args, &mut stage, &mut screen, &interrupt)),
+            .and_then(|mut stage| show(stays, &mut stage, &mut screen, &interrupt)),
         None => {
-            Loopback::build(&interrupt).and_then(|mut stage| show(args, &mut stage, &mut screen, &interrupt))
+            Loopback::build(&interrupt).and_then(|mut stage| show(stays, &mut stage, &mut screen, &interrupt))
         }
     };
     match done {
@@ -74,9 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-fn show(args: &Args, stage: &mut dyn Stage, screen: &mut Screen, interrupt: &Interrupt) -> Result<ExitCode> {
+fn show(stays: bool, stage: &mut dyn Stage, screen: &mut Screen, interrupt: &Interrupt) -> Result<ExitCode> {
     screen.step(format_args!("ready: {}", stage.describe()));
-    match perform(args, stage, screen, interrupt) {
+    match perform(stays, stage, screen, interrupt) {
         Ok(true) => {
             screen.say(format_args!("Everything held, in {:.0} s.", screen.elapsed().as_secs_f64()));
             Ok(ExitCode::SUCCESS)
@@ -96,14 +102,10 @@ fn show(args: &Args, stage: &mut dyn Stage, screen: &mut Screen, interrupt: &Int
 }
 
 /// Whether everything held. On a terminal a good end is not the end: the shop stays open until the user closes it.
-fn perform(args: &Args, stage: &mut dyn Stage, screen: &mut Screen, interrupt: &Interrupt) -> Result<bool> {
-    let stays = screen.is_terminal() && !args.once;
-    let invitations = stage.invitations();
-    let config = stage.directory().join("config");
+fn perform(stays: bool, stage: &mut dyn Stage, screen: &mut Screen, interrupt: &Interrupt) -> Result<bool> {
     let mut play = Play::open(stage, screen, interrupt)?;
     let held = play.perform()?;
     if held && stays {
-        play.invite(&config, &invitations);
         play.stay();
     }
     Ok(held)

@@ -35,6 +35,9 @@ enum Command {
     /// One program of the demo's shop
     #[command(hide = true)]
     DemoApp(demo::app::Args),
+    /// The demo's entrance from the host's network
+    #[command(hide = true)]
+    DemoGate(demo::gate::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Token(command) => token::run(command),
         Command::Certs(command) => certs::run(command),
         Command::Demo(args) => demo::run(&args),
+        Command::DemoGate(args) => demo::gate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::DemoApp(args) => demo::app::run(args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

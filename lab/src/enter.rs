@@ -115,6 +115,11 @@ pub fn probe() -> Result<(), Refusal> {
     find_way().map(|_| ())
 }
 
+/// Whether this process is the one that the user started: [`reexec_or_enter`] would start the program again.
+pub fn is_outside() -> bool {
+    env::var_os(STAGE).is_none()
+}
+
 // === outside ===
 
 fn find_way() -> Result<Way, Refusal> {

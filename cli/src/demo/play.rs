@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -77,16 +76,13 @@ impl<'a> Play<'a> {
         Ok(self.facts.iter().all(|fact| fact.holds))
     }
 
-    /// What the user can try meanwhile.
-    pub(crate) fn invite(&self, config: &Path, invitations: &[(&'static str, String)]) {
+    /// Goes on with a few visitors until the user ends it, and says what can be tried meanwhile.
+    pub(crate) fn stay(&mut self) {
+        let config = self.stage.directory().join("config");
         self.screen.say(format_args!("The shop stays open. Edit {}/{SPLIT_FILE}, or try:", config.display()));
-        for (what, command) in invitations {
+        for (what, command) in self.stage.invitations() {
             self.screen.say(format_args!("  # {what}\n  {command}"));
         }
-    }
-
-    /// Goes on with a few visitors until the user ends it.
-    pub(crate) fn stay(&mut self) {
         self.load.set_rate(20);
         while self.interrupt.sleep(Duration::from_millis(250)).is_ok() {
             let recent = versions(&self.load.answers_since(Instant::now() - Duration::from_secs(5)));

@@ -12,7 +12,9 @@ use outrigger_lab::{Lab, Mesh, Workload, enter::Inside};
 use super::{
     APP_PORT, CAST, PAYMENTS_ROLE, Place, Recording, Stage, WEB, app_arguments, first_configuration,
 };
-use crate::demo::interrupt::Interrupt;
+use crate::demo::{gate, interrupt::Interrupt};
+
+const CONTROL_PLANE_STATUS_PORT: u16 = 15014;
 
 pub(crate) struct Pods {
     // Before mesh and lab: workloads go first.
@@ -132,13 +134,25 @@ impl Stage for Pods {
 
     fn invitations(&self) -> Vec<(&'static str, String)> {
         let web = self.workloads[WEB].pod.shell_prefix(&self.inside);
-        let control_plane = self.mesh.control_plane_pod(0).shell_prefix(&self.inside);
+        // The pod of the control plane has neither rules nor identity: from there, anybody is a stranger.
+        let bridge = self.mesh.control_plane_pod(0).shell_prefix(&self.inside);
         let outrigger = self.mesh.binaries().outrigger();
-        vec![
-            ("a call through the mesh", format!("{web} curl -si http://10.96.0.10/")),
-            ("a call that is refused", format!("{web} curl -si http://{}/", self.outside().1)),
-            ("the mesh", format!("{control_plane} {} status", outrigger.display())),
+        let mut invitations = Vec::new();
+        let (place, shop) = self.shopfront();
+        if let Some(address) = gate::open(self.inside.outer_pid, gate::SHOP, &place, shop) {
+            invitations.push(("the shop, from here", format!("curl -si http://{address}/")));
+        }
+        let control = Place::Pod(self.mesh.control_plane_pod(0).clone());
+        let status = (Ipv4Addr::LOCALHOST, CONTROL_PLANE_STATUS_PORT).into();
+        if let Some(address) = gate::open(self.inside.outer_pid, gate::STATUS, &control, status) {
+            let command = format!("{} status --control-plane-status http://{address}", outrigger.display());
+            invitations.push(("the mesh", command));
+        }
+        invitations.extend([
+            ("a call through the mesh, in the pod of web", format!("{web} curl -si http://10.96.0.10/")),
+            ("a call that is refused", format!("{bridge} curl -si http://{}/", self.outside().1)),
             ("a sidecar's metrics", format!("{web} curl -s http://127.0.0.1:15020/metrics")),
-        ]
+        ]);
+        invitations
     }
 }

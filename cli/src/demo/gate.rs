@@ -1,0 +1,197 @@
+//! A way into the demo from the host's own network, so that a browser can visit the shop.
+//!
+//! Namespaces keep the shop apart from the host, and that is the point of them. What crosses the border is a Unix
+//! socket, which is reached by its path whatever the network namespace:
+//!
+//! ```text
+//!   browser ─▶ 127.0.0.1:8080, gate process ─▶ DIR/shop.sock ─▶ demo ─▶ pod "web"
+//!   (host's network, started before the namespaces are entered)   (inside)
+//! ```
+//!
+//! Only for a demo that stays up. Without a gate everything works but this.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::{
+        fs::DirBuilderExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::unistd::{Pid, getppid};
+
+use super::stage::Place;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where the sockets are
+    #[arg(long, value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// What can be visited: the name of its socket and the port that is tried first.
+pub(crate) const SHOP: Entrance = Entrance { name: "shop", port: 8080 };
+pub(crate) const STATUS: Entrance = Entrance { name: "status", port: 15014 };
+
+#[derive(Clone, Copy)]
+pub(crate) struct Entrance {
+    name: &'static str,
+    port: u16,
+}
+
+// === outside ===
+
+/// Starts the gate's process; it ends with the calling process, whatever that becomes by `exec`.
+pub(crate) fn start() -> Result<()> {
+    let directory = directory_of(std::process::id());
+    // Fails where somebody else has made it.
+    DirBuilder::new().mode(0o700).create(&directory).with_context(|| directory.display().to_string())?;
+    Command::new(std::env::current_exe()?)
+        .args(["demo-gate", "--directory"])
+        .arg(&directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok(())
+}
+
+/// The gate's process.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let parent = getppid();
+    for entrance in [SHOP, STATUS] {
+        let listener = listen(entrance.port)?;
+        let address = listener.local_addr()?;
+        let socket = socket(&args.directory, entrance);
+        thread::spawn(move || {
+            for visitor in listener.incoming().flatten() {
+                if let Ok(inside) = UnixStream::connect(&socket) {
+                    join(visitor, inside);
+                }
+            }
+        });
+        fs::write(args.directory.join(entrance.name), address.to_string())?;
+    }
+    while getppid() == parent && parent != Pid::from_raw(1) {
+        thread::sleep(Duration::from_millis(200));
+    }
+    fs::remove_dir_all(&args.directory).with_context(|| args.directory.display().to_string())
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+}
+
+// === inside ===
+
+/// Opens an entrance to `target` as seen from `place`. The address on the host, if a gate is there.
+pub(crate) fn open(
+    outer_pid: u32,
+    entrance: Entrance,
+    place: &Place,
+    target: SocketAddr,
+) -> Option<SocketAddr> {
+    let directory = directory_of(outer_pid);
+    let address = fs::read_to_string(directory.join(entrance.name)).ok()?.parse().ok()?;
+    let listener = UnixListener::bind(socket(&directory, entrance)).ok()?;
+    let place = place.clone();
+    thread::spawn(move || {
+        for visitor in listener.incoming().flatten() {
+            if let Ok(Ok(inside)) = place.enter(|| TcpStream::connect(target)) {
+                join(visitor, inside);
+            }
+        }
+    });
+    Some(address)
+}
+
+// === both ===
+
+fn directory_of(outer_pid: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("outrigger-demo-gate-{outer_pid}"))
+}
+
+fn socket(directory: &Path, entrance: Entrance) -> PathBuf {
+    directory.join(format!("{}.sock", entrance.name))
+}
+
+/// What TCP and Unix streams have in common here.
+trait Stream: io::Read + io::Write + Send + Sized + 'static {
+    fn again(&self) -> io::Result<Self>;
+    fn end(&self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn again(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for UnixStream {
+    fn again(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+/// Carries both directions in the background; each ends by itself.
+fn join(one: impl Stream, other: impl Stream) {
+    if let (Ok(one_again), Ok(other_again)) = (one.again(), other.again()) {
+        carry(one_again, other);
+        carry(other_again, one);
+    }
+}
+
+fn carry(mut from: impl Stream, mut to: impl Stream) {
+    thread::spawn(move || {
+        // A cut connection ends like a closed one: there is nobody to tell.
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.end();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn an_entrance_leads_inside() {
+        let inside = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = inside.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = inside.accept().unwrap();
+            let mut asked = String::new();
+            stream.read_to_string(&mut asked).unwrap();
+            stream.write_all(asked.to_uppercase().as_bytes()).unwrap();
+        });
+        // No process has this id: it is beyond the kernel's largest.
+        let outer_pid = u32::MAX - std::process::id();
+        assert!(open(outer_pid, SHOP, &Place::Here, target).is_none());
+        let directory = directory_of(outer_pid);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("shop"), "127.0.0.1:1").unwrap();
+        assert_eq!(open(outer_pid, SHOP, &Place::Here, target), "127.0.0.1:1".parse().ok());
+        let mut visitor = UnixStream::connect(directory.join("shop.sock")).unwrap();
+        visitor.write_all(b"hello").unwrap();
+        visitor.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        visitor.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "HELLO");
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
