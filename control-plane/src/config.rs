@@ -55,7 +55,8 @@ pub struct Config {
 pub struct SourceFile {
     /// As errors show it: relative to the configuration directory.
     pub name: Arc<str>,
-    pub text: String,
+    /// Or why it cannot be read.
+    pub text: Result<String, String>,
 }
 
 /// What is wrong, and where.
@@ -102,7 +103,8 @@ struct Draft {
 pub fn read(files: &[SourceFile], trust_domain: &TrustDomain) -> Result<Config, Vec<ConfigError>> {
     let mut draft = Draft::default();
     for file in files {
-        match yaml::parse(&file.text) {
+        let text = file.text.as_ref().map_err(|reason| (Place::START, reason.clone()));
+        match text.and_then(|text| yaml::parse(text)) {
             Ok(documents) => {
                 for document in documents {
                     draft.document(file, document, trust_domain);

@@ -16,7 +16,7 @@ const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n
 
 fn read(documents: &[String]) -> Arc<Config> {
     let text = documents.join("---\n");
-    let files = [SourceFile { name: "test.yaml".into(), text }];
+    let files = [SourceFile { name: "test.yaml".into(), text: Ok(text) }];
     Arc::new(config::read(&files, &TrustDomain::parse("mesh.local").unwrap()).unwrap())
 }
 

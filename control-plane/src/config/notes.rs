@@ -3,7 +3,6 @@
 use std::{
     net::IpAddr,
     num::{NonZeroU16, NonZeroU32},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +11,7 @@ use outrigger_certs::{SpiffeId, TrustDomain};
 use outrigger_proto::{limits::MAX_TIMEOUT, spec::Protocol};
 
 use crate::{
+    duration,
     kinds::{AppProtocol, OUTRIGGER_API},
     yaml::Path,
 };
@@ -144,7 +144,7 @@ impl<'a> Notes<'a> {
 
     /// `1h30m`, `5s`, `300ms`. Zero is given back as such: what it means is the field's affair.
     pub(super) fn duration(&mut self, path: &Path, text: &str) -> Option<Duration> {
-        let duration = parse_duration(text);
+        let duration = duration::parse(text);
         match duration {
             None => {
                 self.note(
@@ -184,23 +184,6 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// The longest unit first, each at most once: `[Nh][Nm][Ns][Nms]`, as in the Gateway API.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let Some(after) = rest[digits..].strip_prefix(unit) else { continue };
-        // `5ms` is not five minutes and an s.
-        if digits == 0 || (unit == "m" && after.starts_with('s')) {
-            continue;
-        }
-        total += Duration::from_millis(u64::from_str(&rest[..digits]).ok()?.checked_mul(millis)?);
-        rest = after;
-    }
-    (rest.is_empty() && !text.is_empty()).then_some(total)
-}
-
 fn is_subdomain(text: &str) -> bool {
     let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &str| {
@@ -224,40 +207,6 @@ impl From<AppProtocol> for Protocol {
             AppProtocol::Grpc => Self::Grpc,
             AppProtocol::Tcp => Self::Tcp,
             AppProtocol::Tls => Self::Tls,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, millis) in [
-            ("5s", 5_000),
-            ("300ms", 300),
-            ("1h30m", 5_400_000),
-            ("0s", 0),
-            ("1m1s1ms", 61_001),
-            ("2m", 120_000),
-        ] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        for text in [
-            "",
-            "5",
-            "s",
-            "-1s",
-            "5 s",
-            "1s1m",
-            "1s1s",
-            "1.5s",
-            "5S",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 }

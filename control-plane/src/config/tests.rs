@@ -1,7 +1,10 @@
 use super::*;
 
 fn files(files: &[(&str, &str)]) -> Vec<SourceFile> {
-    files.iter().map(|(name, text)| SourceFile { name: (*name).into(), text: (*text).to_owned() }).collect()
+    files
+        .iter()
+        .map(|(name, text)| SourceFile { name: (*name).into(), text: Ok((*text).to_owned()) })
+        .collect()
 }
 
 fn read_all(sources: &[(&str, &str)]) -> Result<Config, Vec<String>> {

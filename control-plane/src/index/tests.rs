@@ -78,7 +78,7 @@ fn configuration(choice: u32) -> Option<Arc<Config>> {
         };
         files.push(SourceFile {
             name: format!("{index}.yaml").into(),
-            text: format!("apiVersion: {version}\n{text}\n"),
+            text: Ok(format!("apiVersion: {version}\n{text}\n")),
         });
     }
     config::read(&files, &TrustDomain::parse("mesh.local").unwrap()).ok().map(Arc::new)

@@ -1,0 +1,180 @@
+//! Who is there: the presence of workloads, as their streams come and go. Sans-IO.
+//!
+//! ```text
+//!                on_hello                     on_disconnected, not draining
+//!   (nobody) ───────────────▶ ┌───────────┐ ────────────────────────────────▶ ┌────────────────┐
+//!      ▲                      │ Connected │                                   │ Leased {until} │
+//!      │                      └───────────┘ ◀──────────────────────────────── └────────────────┘
+//!      │   on_disconnected, draining │          on_hello of the same process           │  ▲
+//!      ├─────────────────────────────┘                                                 │  │ restore: 30 s
+//!      └───────────────────────────────────────────────────────────────────────────────┘
+//!             handle_timeout at `until`; on_hello of another process in the same place
+//! ```
+//!
+//! Leased workloads stay endpoints: 5 s bridge a lost connection, 30 s a restart of ours. Draining withdraws at once,
+//! whatever happens to the stream.
+//!
+//! Call contract: every `on_*` and `handle_timeout` returns effects, to be applied in order; `handle_timeout` is due at
+//! `poll_timeout`. It holds no stream, verifies nothing and writes nothing.
+
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outrigger_proto::spec::{Serve, State};
+
+use crate::index::{Workload, WorkloadId};
+
+/// How long a workload stays when its stream ended without a word.
+pub const LEASE: Duration = Duration::from_secs(5);
+/// How long a workload has to come back after a restart of the control plane.
+pub const RESTART_LEASE: Duration = Duration::from_secs(30);
+
+/// A configuration stream of this process, numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+/// What a workload is, as attested and as it says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presence {
+    pub id: WorkloadId,
+    pub labels: BTreeMap<String, String>,
+    pub addresses: Vec<IpAddr>,
+    pub zone: Arc<str>,
+    pub serves: Vec<Serve>,
+    /// Build of the proxy.
+    pub version: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// To be applied to the index.
+    Changed(Arc<Workload>),
+    Gone(WorkloadId),
+    /// Another stream speaks for the process now: this one is to be ended.
+    Replaced(StreamId),
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub presence: Presence,
+    pub state: State,
+    pub phase: Phase,
+    registered: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Connected { stream: StreamId },
+    Leased { until: Instant },
+}
+
+#[derive(Debug, Default)]
+pub struct Workloads {
+    entries: BTreeMap<WorkloadId, Entry>,
+    streams: HashMap<StreamId, WorkloadId>,
+    registrations: u64,
+}
+
+impl Workloads {
+    /// Takes over what an earlier process of ours knew.
+    pub fn restore(
+        &mut self,
+        known: impl IntoIterator<Item = (Presence, State)>,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let phase = Phase::Leased { until: now + RESTART_LEASE };
+        known.into_iter().map(|(presence, state)| self.put(presence, state, phase)).collect()
+    }
+
+    /// A stream has introduced itself; whether it may is settled.
+    pub fn on_hello(&mut self, stream: StreamId, presence: Presence, state: State) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let id = presence.id.clone();
+        if let Some(Phase::Connected { stream: old }) = self.entries.get(&id).map(|entry| entry.phase) {
+            self.streams.remove(&old);
+            effects.push(Effect::Replaced(old));
+        }
+        // The restarted self of a process that was lost. One that is still connected may be a neighbour.
+        let same_place = |other: &Presence| {
+            other.id.identity == id.identity
+                && other.id != id
+                && other.addresses == presence.addresses
+                && other.serves == presence.serves
+        };
+        let lost =
+            |entry: &&Entry| matches!(entry.phase, Phase::Leased { .. }) && same_place(&entry.presence);
+        let lost: Vec<_> =
+            self.entries.values().filter(lost).map(|entry| entry.presence.id.clone()).collect();
+
+        self.streams.insert(stream, id);
+        effects.push(self.put(presence, state, Phase::Connected { stream }));
+        effects.extend(lost.into_iter().map(|id| self.drop_entry(id)));
+        effects
+    }
+
+    pub fn on_state(&mut self, stream: StreamId, state: State) -> Vec<Effect> {
+        let entry = self.streams.get(&stream).and_then(|id| self.entries.get_mut(id));
+        let Some(entry) = entry else { return Vec::new() };
+        entry.state = state;
+        vec![Effect::Changed(entry.workload())]
+    }
+
+    pub fn on_disconnected(&mut self, stream: StreamId, now: Instant) -> Vec<Effect> {
+        let Some(id) = self.streams.remove(&stream) else { return Vec::new() };
+        let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
+        if entry.state.draining {
+            return vec![self.drop_entry(id)];
+        }
+        entry.phase = Phase::Leased { until: now + LEASE };
+        Vec::new()
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Effect> {
+        let over = |entry: &&Entry| matches!(entry.phase, Phase::Leased { until } if until <= now);
+        let over: Vec<_> =
+            self.entries.values().filter(over).map(|entry| entry.presence.id.clone()).collect();
+        over.into_iter().map(|id| self.drop_entry(id)).collect()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ends = self.entries.values().filter_map(|entry| match entry.phase {
+            Phase::Leased { until } => Some(until),
+            Phase::Connected { .. } => None,
+        });
+        ends.min()
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    fn put(&mut self, presence: Presence, state: State, phase: Phase) -> Effect {
+        self.registrations += 1;
+        let id = presence.id.clone();
+        let entry = Entry { presence, state, phase, registered: self.registrations };
+        let workload = entry.workload();
+        self.entries.insert(id, entry);
+        Effect::Changed(workload)
+    }
+
+    fn drop_entry(&mut self, id: WorkloadId) -> Effect {
+        self.entries.remove(&id);
+        Effect::Gone(id)
+    }
+}
+
+impl Entry {
+    fn workload(&self) -> Arc<Workload> {
+        let Presence { id, labels, addresses, zone, serves, version: _ } = self.presence.clone();
+        let serving = self.state.ready && !self.state.draining;
+        Arc::new(Workload { id, labels, addresses, zone, serves, serving, registered: self.registered })
+    }
+}
