@@ -123,21 +123,47 @@ fn wrong(error: &clap::Error, problems: Vec<Problem>) -> Instead {
     Instead::Wrong(text)
 }
 
-/// The command with the variable of each flag added to its help.
+/// The command with the variable of each flag added to its help, and lines of a length that can be read.
 fn command() -> Command {
     let name_variable = |sub: Command| {
         sub.mut_args(|arg| {
             let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { return arg };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             let variable = variable_of(long);
-            arg.help(format!("{help} [env: {variable}]"))
+            // A space that does not break, until the lines are made.
+            let text = wrapped(&format!("{help} [env:\u{a0}{variable}]"), 90);
+            arg.help(text.replace('\u{a0}', " "))
         })
+    };
+    let name_variable = |sub: Command| {
+        let about = sub.get_long_about().map(ToString::to_string).unwrap_or_default();
+        name_variable(sub).long_about(wrapped(&about, 100))
     };
     let mut command = Cli::command();
     for name in ["run", "init"] {
         command = command.mut_subcommand(name, name_variable);
     }
     command
+}
+
+/// Breaks the paragraphs of a text into lines. clap could, with a feature that asks the terminal for its width.
+fn wrapped(text: &str, width: usize) -> String {
+    let paragraph = |text: &str| {
+        let mut lines = String::new();
+        let mut column = 0;
+        for word in text.split(' ') {
+            let length = word.chars().count();
+            if column > 0 {
+                let fits = column + 1 + length <= width;
+                lines.push(if fits { ' ' } else { '\n' });
+                column = if fits { column + 1 } else { 0 };
+            }
+            lines.push_str(word);
+            column += length;
+        }
+        lines
+    };
+    text.split('\n').map(paragraph).collect::<Vec<_>>().join("\n")
 }
 
 /// The variables of all subcommands.
@@ -153,8 +179,7 @@ fn known_variables() -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// The variables of this process that concern us. One that is not text is given as empty text of another name, so that
-/// it is reported as unknown instead of being passed over.
+/// The variables of this process that concern us. What is not text is made text; it is then a wrong value, and said so.
 pub fn variables_of_process() -> Variables {
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))

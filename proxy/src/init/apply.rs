@@ -44,6 +44,13 @@ pub fn install(options: &InitOptions) -> Result<String, String> {
         Ok(backend) => backend,
         Err(error) => return Err(error.advice()),
     };
+    if backend == Backend::Iptables && options.proxy_mark.is_none() && !uids_are_mapped(options) {
+        return Err(format!(
+            "this user namespace has no uid {}, so iptables cannot tell the proxy by it: give the proxy a mark \
+             (--proxy-mark here, --mark there) or use --backend nft",
+            options.proxy_uid
+        ));
+    }
     let mut report = match install_with(backend, options, &families) {
         Ok(report) => report,
         // nft is there, but this kernel does not do what it asks for: the older way may still work.
