@@ -15,7 +15,8 @@ impl Fixture {
         let temporary = tempfile::tempdir().unwrap();
         let trust_domain = TrustDomain::parse("mesh.local").unwrap();
         let authority =
-            Authority::load_or_create(&temporary.path().join("ca"), &trust_domain, SystemTime::now()).unwrap();
+            Authority::load_or_create(&temporary.path().join("ca"), &trust_domain, SystemTime::now())
+                .unwrap();
         Self { path: temporary.path().join("identity"), _temporary: temporary, authority }
     }
 
@@ -24,7 +25,9 @@ impl Fixture {
         let identity = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/web").unwrap();
         let csr = request.csr_der().unwrap();
         let life = Duration::from_secs(3600);
-        request.into_credential(self.authority.sign(&csr, &identity, life, SystemTime::now()).unwrap()).unwrap()
+        request
+            .into_credential(self.authority.sign(&csr, &identity, life, SystemTime::now()).unwrap())
+            .unwrap()
     }
 
     fn save(&self, directory: &IdentityDir) -> Credential {
@@ -50,7 +53,11 @@ fn what_was_saved_is_loaded() {
     assert_eq!(kept.registration, "orr1.some.thing");
     assert_eq!(kept.roots, fixture.authority.roots_der());
     assert_eq!(fs::metadata(directory.file()).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(fs::metadata(&fixture.path).unwrap().mode() & 0o7777, 0o700, "the directory was made for it alone");
+    assert_eq!(
+        fs::metadata(&fixture.path).unwrap().mode() & 0o7777,
+        0o700,
+        "the directory was made for it alone"
+    );
 }
 
 #[test]

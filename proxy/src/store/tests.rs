@@ -14,8 +14,12 @@ fn key() -> DestinationKey {
 }
 
 fn snapshot() -> Snapshot {
-    let bodies = [Body::Inbound(Arc::new(Inbound::default())), Body::Destination(key(), Arc::new(Destination::External))];
-    let resources = bodies.into_iter().map(|body| Resource { version: convert::resource(&body).version.into(), body });
+    let bodies = [
+        Body::Inbound(Arc::new(Inbound::default())),
+        Body::Destination(key(), Arc::new(Destination::External)),
+    ];
+    let resources =
+        bodies.into_iter().map(|body| Resource { version: convert::resource(&body).version.into(), body });
     Snapshot::default().apply(Update { nonce: 1, resources: resources.collect(), removed: vec![] }).unwrap()
 }
 
@@ -87,7 +91,8 @@ fn content_that_is_not_what_its_version_says_is_asked_for_again() {
     changed.version = "0123456789abcdef0123456789abcdef".into();
     fs::write(&path, saved.encode_to_vec()).unwrap();
     let held = store.load().held();
-    let version = |key: &str| held.iter().find(|held| held.key.to_string() == key).unwrap().version.to_string();
+    let version =
+        |key: &str| held.iter().find(|held| held.key.to_string() == key).unwrap().version.to_string();
     assert_eq!(version("self"), UNVERIFIED);
     assert_ne!(version("address/10.0.0.1:80"), UNVERIFIED);
 }

@@ -114,7 +114,9 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(cause) = next {
         // A TLS alert after the handshake: TLS 1.3 servers refuse a client's certificate that late.
         let words = match cause.downcast_ref::<io::Error>() {
-            Some(error) if error.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some()) => {
+            Some(error)
+                if error.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some()) =>
+            {
                 HandshakeError::explain_io(error, None).to_string()
             }
             Some(_) | None => cause.to_string(),

@@ -21,8 +21,9 @@ use outrigger_proto::spec::DestinationKey;
 use serde::Serialize;
 use tokio::sync::Notify;
 
-/// Destinations that one proxy follows at most. What is asked for above it takes the place of the longest unused.
-pub const MAX_DESTINATIONS: usize = 16_384;
+/// Destinations that one proxy follows at most. What is asked for above it takes the place of the longest unused. Below
+/// what a control plane lets one proxy subscribe to.
+pub const MAX_DESTINATIONS: usize = 8_192;
 /// Bits of the table of uses; 8 KiB.
 const BITS: usize = 65_536;
 /// Destinations remembered as being in the mesh after they were given up. Above it, every one counts as such.

