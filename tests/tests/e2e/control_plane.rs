@@ -78,7 +78,7 @@ fn outage(lab: &Lab) -> Result<()> {
     wait_for(SOON, "the forgetful proxy to say why it is not ready", || {
         forgetful.status("/ready").is_ok_and(|answer| {
             let told = answer.body.to_lowercase();
-            answer.status == 503 && told.contains("certificate") && told.contains("control plane")
+            answer.status == 503 && told.contains("certificate: ") && told.contains("15012")
         })
     })
     .with_context(|| format!("{:?}", forgetful.status("/ready")))?;

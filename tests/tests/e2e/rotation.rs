@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use outrigger_lab::{Lab, Mesh, Pod, wait_for, wait_for_some};
+use outrigger_lab::{Lab, Mesh, Pod, Workload, wait_for, wait_for_some};
 
 use crate::support::{
     Test,
@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 const STORE: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
+const SOON: Duration = Duration::from_secs(30);
 
 fn service() -> String {
     Service::new("store").address("10.96.0.10").port(80, 8080, "http").yaml()
@@ -102,12 +103,25 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     fs::rename(&draft, path).with_context(|| path.display().to_string())
 }
 
-/// How many roots the caller's proxy trusts, by its admin port.
-fn trusted_roots(web: &outrigger_lab::Workload) -> Option<usize> {
-    let answer = web.admin("/certs").ok()?;
-    let certs: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
-    let roots = certs.get("roots").or_else(|| certs.get("trust").and_then(|trust| trust.get("roots")))?;
-    Some(roots.as_array()?.len())
+/// What a proxy shows at its admin port.
+fn certs(workload: &Workload) -> Option<serde_json::Value> {
+    serde_json::from_str(&workload.admin("/certs").ok()?.body).ok()
+}
+
+fn wait_for_certs(workload: &Workload, what: &str, holds: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+    let mut last = None;
+    let what = format!("{what} in {}", workload.name());
+    let waited = wait_for(SOON, &what, || {
+        last = certs(workload);
+        last.as_ref().is_some_and(&holds)
+    });
+    waited.with_context(|| format!("{last:?}"))
+}
+
+fn wait_for_roots(workload: &Workload, count: usize) -> Result<()> {
+    wait_for_certs(workload, &format!("{count} trusted roots"), |certs| {
+        certs["roots"].as_array().is_some_and(|roots| roots.len() == count)
+    })
 }
 
 fn root_replacement(lab: &Lab) -> Result<()> {
@@ -115,8 +129,7 @@ fn root_replacement(lab: &Lab) -> Result<()> {
     let store = mesh.workload("store").start()?;
     let _origin = Origin::start(&store.pod, 8080, "store")?;
     let web = mesh.workload("web").start()?;
-    let soon = Duration::from_secs(30);
-    let old = wait_for_some(soon, "an answer", || certificate_of_caller(&web.pod))?;
+    let old = wait_for_some(SOON, "an answer", || certificate_of_caller(&web.pod))?;
     let loads = loads(&web.pod)?;
     let other = other_authority(&mesh)?;
     let ca = mesh.state_dir().join("ca");
@@ -126,35 +139,30 @@ fn root_replacement(lab: &Lab) -> Result<()> {
 
     // First both are trusted, everywhere.
     replace(&ca.join("trust.pem"), &format!("{old_root}{new_root}"))?;
-    for workload in [&web, &store] {
-        wait_for(soon, "two trusted roots", || trusted_roots(workload) == Some(2))
-            .with_context(|| format!("{:?}", workload.admin("/certs")))?;
-    }
-    // Then the new one issues.
+    [&web, &store].into_iter().try_for_each(|workload| wait_for_roots(workload, 2))?;
+    // Then the new one issues, and everyone has a certificate of it.
+    let chains = [&web, &store].map(|workload| certs(workload).map(|certs| certs["chain"].clone()));
     replace(&ca.join("ca.key"), &read(&other.join("ca.key"))?)?;
     replace(&ca.join("ca.pem"), &read(&other.join("ca.pem"))?)?;
-    wait_for(soon, "certificates of the new root", || {
-        certificate_of_caller(&web.pod).is_some_and(|new| new != old)
-    })?;
-    for load in &loads {
-        load.wait_for_more(100, soon)?;
+    for (workload, old) in [&web, &store].into_iter().zip(chains) {
+        let old = old.context("a chain")?;
+        wait_for_certs(workload, "a certificate of the new root", |certs| certs["chain"] != old)?;
     }
-    // In the end the old one is forgotten. The callee's certificate is renewed too by now, or its proxy would be
-    // unreachable below.
-    let subject_of = |workload: &outrigger_lab::Workload| workload.admin("/certs").map(|answer| answer.body);
-    let before = subject_of(&store)?;
+    for load in &loads {
+        load.wait_for_more(100, SOON)?;
+    }
+    // In the end the old one is forgotten.
     replace(&ca.join("trust.pem"), &new_root)?;
-    for workload in [&web, &store] {
-        wait_for(soon, "one trusted root", || trusted_roots(workload) == Some(1))
-            .with_context(|| format!("before: {before}; now: {:?}", workload.admin("/certs")))?;
-    }
+    [&web, &store].into_iter().try_for_each(|workload| wait_for_roots(workload, 1))?;
     for load in &loads {
-        load.wait_for_more(100, soon)?;
+        load.wait_for_more(100, SOON)?;
     }
     for load in loads {
         load.stop()?.expect_none_failed(200)?;
     }
     // New connections too, and a workload that joins now.
+    let new = certificate_of_caller(&web.pod).context("a new connection")?;
+    ensure!(new != old, "the callee still sees the old certificate");
     let late = mesh.workload("late").start()?;
     certificate_of_caller(&late.pod).context("a workload that joined after the change")?;
     Ok(())
