@@ -381,6 +381,3 @@ fn flag(path: Option<&PathBuf>) -> String {
 fn now() -> Now {
     Now { mono: Instant::now().into_std(), wall: SystemTime::now() }
 }
-
-#[cfg(test)]
-mod tests;

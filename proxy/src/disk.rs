@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Writes the file `name` in `directory` by `write`. Blocks: not for a worker's thread.
-pub fn replace(
+pub(crate) fn replace(
     directory: &Path,
     name: &str,
     write: impl FnOnce(&mut File) -> io::Result<()>,

@@ -189,6 +189,12 @@ impl Sync {
                     Some((link, report)) => driver.on_report(link, report),
                     None => return,
                 },
+                // A link ends after its driver, or by a fault that is the driver's, too.
+                Some(Err(fault)) = tasks.join_next() => {
+                    if let Ok(panic) = fault.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
                 () = self.discovery.has_news() => driver.on_news(),
                 state = states.differs_from(driver.session.state()) => driver.session.on_state(state),
                 () = sleep_until(Instant::from_std(driver.session.poll_timeout())) => {
@@ -244,7 +250,9 @@ impl Driver {
         let now = Instant::now().into_std();
         self.session.on_wanted(news.wanted, now);
         if news.full {
-            warn!("more than {MAX_DESTINATIONS} destinations are in use: giving up the longest unused");
+            if self.session.active().is_some() {
+                warn!("more than {MAX_DESTINATIONS} destinations are in use: giving up the longest unused");
+            }
             let uses = self.discovery.take_uses();
             self.session.on_full(&uses, now);
         }

@@ -67,9 +67,11 @@ fn judge(
     }
 }
 
-/// Nobody answered. What is known to be in the mesh is never unknown, so this cannot bring mesh traffic to plaintext.
+/// Nobody answered. What was ever said to be in the mesh is not dialled as if it were outside, also after it was given up
+/// because nobody used it, so this cannot bring mesh traffic to plaintext.
 fn unknown(worker: &Worker, key: &DestinationKey) -> Result<Known, Error> {
-    if worker.ctx.discovery.is_connected() {
+    let discovery = &worker.ctx.discovery;
+    if discovery.is_connected() || discovery.was_in_mesh(key) {
         return Err(Error::Unresolved(key.to_string().into()));
     }
     egress(&worker.snapshot(), key)

@@ -12,7 +12,7 @@ use outrigger_proto::{
     limits::MAX_MESSAGE_BYTES,
     pb::{self, configure_request::Kind, mesh_client::MeshClient},
 };
-use rand::{SeedableRng as _, rngs::SmallRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
@@ -77,11 +77,12 @@ impl Link {
     pub(super) async fn run(mut self) {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        sleep(STAGGER * u32::try_from(self.index).unwrap_or(u32::MAX)).await;
+        let mut stagger = STAGGER * u32::try_from(self.index).unwrap_or(u32::MAX);
         loop {
             if self.registration.wait_for(Option::is_some).await.is_err() {
                 return;
             }
+            sleep(std::mem::take(&mut stagger)).await;
             let began = Instant::now();
             let credentials = Some(&*self.credentials);
             let ended = match connect(&self.target, Arc::clone(&self.tls), credentials, self.mark).await {
@@ -95,7 +96,8 @@ impl Link {
             if began.elapsed() >= SETTLED {
                 backoff.on_success();
             }
-            sleep(backoff.on_failure(&mut rng)).await;
+            // Spread over a third of it: a whole mesh has lost the same control plane at the same moment.
+            sleep(backoff.on_failure(&mut rng).mul_f64(rng.random_range(0.67..=1.0))).await;
         }
     }
 
