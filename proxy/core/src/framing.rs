@@ -3,7 +3,8 @@
 //! hyper 1.12 takes a bare LF for the end of a line, drops Content-Length beside Transfer-Encoding, merges equal
 //! Content-Length lines, and cuts a fragment off the target, all before a header map exists; nothing behind it can
 //! tell, and a server that reads them otherwise sees other requests than we do. So the guard follows the framing just
-//! far enough to find each head: body bytes are skipped by their length, heads cost one search for LF per line.
+//! far enough to find each head: body bytes are skipped by their length, heads cost a search for LF and one for the colon
+//! per line.
 //!
 //! ```text
 //!            ┌──────────────── body is over ◀──────────────┐
@@ -15,15 +16,15 @@
 //! 101, 2xx to CONNECT: Raw                                 │
 //! ```
 //!
-//! It is stricter than it needs to be where both it and hyper look (chunk sizes), and leaves to hyper what hyper
-//! refuses on its own: folded lines, illegal names and values, versions, counts. It changes no byte.
+//! Where both it and hyper look (first lines, names, sizes, counts, chunks) the guard is the stricter one, so that the
+//! refusal is one of ours with its reason. It changes no byte.
 
 use memchr::memchr;
 
-use crate::limits::{MAX_HEADER_BYTES, MAX_URI_BYTES};
+use crate::limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_URI_BYTES};
 
-/// Longest head, and longest trailers: what hyper is told to refuse, and some.
-const MAX_HEAD_BYTES: usize = MAX_HEADER_BYTES + MAX_URI_BYTES + 1024;
+/// Longest first line: the longest target, a method and a version.
+const MAX_FIRST_LINE_BYTES: usize = MAX_URI_BYTES + 64;
 /// Longest line of a chunk's size with its extensions; nobody legitimate uses extensions.
 const MAX_CHUNK_LINE_BYTES: usize = 256;
 /// Empty lines before a request line that are overlooked, as RFC 9112 section 2.2 asks for (one).
@@ -36,8 +37,9 @@ pub struct Guard {
     state: State,
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
-    /// Bytes of the current head or trailers so far.
-    head_bytes: usize,
+    /// Bytes and number of the current head's (or trailers') fields so far.
+    field_bytes: usize,
+    fields: usize,
     blank_lines: usize,
     head: Head,
     /// The request whose answer comes next.
@@ -78,8 +80,16 @@ pub enum FramingError {
     BadChunk,
     #[error("the request target has a fragment")]
     Fragment,
-    #[error("the head or the trailers are too large")]
+    #[error("the first line is not METHOD TARGET HTTP/1.x, or HTTP/1.x STATUS")]
+    BadFirstLine,
+    #[error("a header line is folded")]
+    Folded,
+    #[error("a header line is not NAME: VALUE, or has an illegal character")]
+    BadField,
+    #[error("more than {MAX_HEADER_FIELDS} header fields, or more than {MAX_HEADER_BYTES} bytes of them")]
     TooLarge,
+    #[error("the request target is longer than {MAX_URI_BYTES} bytes")]
+    TargetTooLong,
     #[error("bytes that nobody asked for")]
     Unasked,
 }
@@ -101,6 +111,7 @@ enum State {
 /// What the lines of a head have said so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
+    http10: bool,
     status: u16,
     length: Option<u64>,
     chunked: bool,
@@ -112,7 +123,8 @@ impl Guard {
             side,
             state: State::Between,
             line: Vec::new(),
-            head_bytes: 0,
+            field_bytes: 0,
+            fields: 0,
             blank_lines: 0,
             head: Head::default(),
             asked: None,
@@ -160,11 +172,13 @@ impl Guard {
 
     /// Takes bytes up to the end of a line, or all of them if it is not there yet.
     fn take_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], FramingError> {
-        let in_chunks = matches!(self.state, State::ChunkSize | State::ChunkEnd);
-        let (limit, too_large) = if in_chunks {
-            (MAX_CHUNK_LINE_BYTES, FramingError::BadChunk)
-        } else {
-            (MAX_HEAD_BYTES.saturating_sub(self.head_bytes), FramingError::TooLarge)
+        let (limit, too_large) = match (self.state, self.side) {
+            (State::ChunkSize | State::ChunkEnd, _) => (MAX_CHUNK_LINE_BYTES, FramingError::BadChunk),
+            (State::Between, Side::Requests) => (MAX_FIRST_LINE_BYTES, FramingError::TargetTooLong),
+            (State::Between, Side::Responses) => (MAX_FIRST_LINE_BYTES, FramingError::TooLarge),
+            (State::Head | State::Trailers | State::Body(_) | State::ChunkData(_) | State::Raw, _) => {
+                (MAX_HEADER_BYTES - self.field_bytes, FramingError::TooLarge)
+            }
         };
         let Some(end) = memchr(b'\n', bytes) else {
             if self.line.len() + bytes.len() > limit {
@@ -205,23 +219,22 @@ impl Guard {
                 }
                 self.blank_lines = 0;
                 self.head = Head::default();
-                self.head_bytes = line.len() + 2;
+                self.begin_fields();
                 match self.side {
-                    Side::Requests if memchr(b'#', line).is_some() => return Err(FramingError::Fragment),
-                    Side::Requests => {}
-                    Side::Responses => self.head.status = status(line),
+                    Side::Requests => self.head.on_request_line(line)?,
+                    Side::Responses => self.head.on_status_line(line)?,
                 }
                 self.state = State::Head;
             }
             State::Head if line.is_empty() => self.end_head()?,
             State::Head => {
-                self.head_bytes += line.len() + 2;
+                self.check_field(line)?;
                 self.head.on_field(line)?;
             }
             State::ChunkSize => {
                 self.state = match chunk_size(line)? {
                     0 => {
-                        self.head_bytes = 0;
+                        self.begin_fields();
                         State::Trailers
                     }
                     size => State::ChunkData(size),
@@ -230,16 +243,38 @@ impl Guard {
             State::ChunkEnd if line.is_empty() => self.state = State::ChunkSize,
             State::ChunkEnd => return Err(FramingError::BadChunk),
             State::Trailers if line.is_empty() => self.end_message(),
-            State::Trailers => self.head_bytes += line.len() + 2,
+            State::Trailers => self.check_field(line)?,
             State::Body(_) | State::ChunkData(_) | State::Raw => {}
         }
         Ok(())
+    }
+
+    fn begin_fields(&mut self) {
+        self.field_bytes = 0;
+        self.fields = 0;
+    }
+
+    fn check_field(&mut self, line: &[u8]) -> Result<(), FramingError> {
+        self.field_bytes += line.len();
+        self.fields += 1;
+        if self.field_bytes > MAX_HEADER_BYTES || self.fields > MAX_HEADER_FIELDS {
+            return Err(FramingError::TooLarge);
+        }
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            return Err(FramingError::Folded);
+        }
+        let colon = memchr(b':', line).ok_or(FramingError::BadField)?;
+        let (name, value) = line.split_at(colon);
+        if !is_token(name) || has_controls(value) { Err(FramingError::BadField) } else { Ok(()) }
     }
 
     fn end_head(&mut self) -> Result<(), FramingError> {
         let head = self.head;
         if head.chunked && head.length.is_some() {
             return Err(FramingError::LengthAndEncoding);
+        }
+        if head.chunked && head.http10 {
+            return Err(FramingError::BadEncoding);
         }
         let asked = self.asked;
         self.state = match self.side {
@@ -270,6 +305,45 @@ impl Guard {
 }
 
 impl Head {
+    fn on_request_line(&mut self, line: &[u8]) -> Result<(), FramingError> {
+        let mut parts = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(FramingError::BadFirstLine);
+        };
+        if !is_token(method) || target.is_empty() || has_controls(line) {
+            return Err(FramingError::BadFirstLine);
+        }
+        if memchr(b'#', target).is_some() {
+            return Err(FramingError::Fragment);
+        }
+        self.on_version(version)
+    }
+
+    fn on_status_line(&mut self, line: &[u8]) -> Result<(), FramingError> {
+        let (version, rest) = line.split_at_checked(8).ok_or(FramingError::BadFirstLine)?;
+        self.on_version(version)?;
+        self.status = match rest {
+            [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', reason @ ..]
+                if matches!(reason.first(), None | Some(b' ')) && !has_controls(reason) =>
+            {
+                [a, b, c].into_iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'))
+            }
+            _ => return Err(FramingError::BadFirstLine),
+        };
+        Ok(())
+    }
+
+    fn on_version(&mut self, version: &[u8]) -> Result<(), FramingError> {
+        self.http10 = match version {
+            b"HTTP/1.1" => false,
+            b"HTTP/1.0" => true,
+            _ => return Err(FramingError::BadFirstLine),
+        };
+        Ok(())
+    }
+
     fn on_field(&mut self, line: &[u8]) -> Result<(), FramingError> {
         if let Some(value) = field(line, b"content-length") {
             // Above 19 digits a u64 may overflow, and no body is that long.
@@ -289,7 +363,7 @@ impl Head {
     }
 }
 
-/// The value of this line if it is of that field. A space before the colon makes another name, which hyper refuses.
+/// The value of this line if it is of that field.
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     if line.get(name.len()) != Some(&b':') || !line[..name.len()].eq_ignore_ascii_case(name) {
         return None;
@@ -297,15 +371,40 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(line[name.len() + 1..].trim_ascii())
 }
 
-/// The status of `HTTP/1.1 200 …`; 0 if it is none, which hyper refuses.
-fn status(line: &[u8]) -> u16 {
-    let digits = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    match digits {
-        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] => {
-            u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0')
+/// RFC 9110 section 5.6.2: what methods and field names are made of.
+fn is_token(text: &[u8]) -> bool {
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric()
+                || matches!(
+                    byte as u8,
+                    b'!' | b'#'
+                        | b'$'
+                        | b'%'
+                        | b'&'
+                        | b'\''
+                        | b'*'
+                        | b'+'
+                        | b'-'
+                        | b'.'
+                        | b'^'
+                        | b'_'
+                        | b'`'
+                        | b'|'
+                        | b'~'
+                );
+            byte += 1;
         }
-        _ => 0,
-    }
+        table
+    };
+    !text.is_empty() && text.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
+/// Control characters other than a tab. Looks at all bytes, without an early end, so that it runs many at a time.
+fn has_controls(text: &[u8]) -> bool {
+    text.iter().fold(false, |found, byte| found | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f))
 }
 
 /// One to fifteen hex digits, then nothing or an extension.

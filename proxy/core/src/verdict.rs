@@ -80,9 +80,10 @@ pub enum Blame {
 pub enum Retry {
     /// Another attempt gets the same answer.
     Never,
-    /// Nothing has been sent, so another endpoint may get any request.
+    /// The application got nothing of it, so another endpoint may get any request.
     IfUnsent,
-    /// The upstream may have acted on it, so only a request that is harmless to repeat may go again.
+    /// The application may have acted on it, or has too much to do: only a request that is harmless to repeat may go
+    /// again, and only within the budget.
     IfIdempotent,
 }
 
@@ -228,13 +229,19 @@ impl Reason {
         }
     }
 
-    /// What the proxy itself may do before it answers with this.
+    /// What a proxy may do with a request that came to this, at an endpoint or at the endpoint's own proxy, before it
+    /// passes it on as the answer.
     pub const fn retry(self) -> Retry {
         match self {
-            Self::ConnectFailed | Self::ConnectTimeout | Self::IdentityMismatch | Self::UpstreamHandshake => {
-                Retry::IfUnsent
-            }
-            Self::UpstreamReset => Retry::IfIdempotent,
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::IdentityMismatch
+            | Self::UpstreamHandshake
+            | Self::NotReady
+            | Self::Draining => Retry::IfUnsent,
+            // Nothing acted on what was refused for overload, but repeating it elsewhere is what makes the next one
+            // overloaded: under the budget only.
+            Self::UpstreamReset | Self::Overloaded => Retry::IfIdempotent,
             Self::Denied
             | Self::MtlsRequired
             | Self::HandshakeFailed
@@ -248,9 +255,6 @@ impl Reason {
             | Self::NoEndpoints
             | Self::EgressDenied
             | Self::Unresolved
-            | Self::NotReady
-            | Self::Draining
-            | Self::Overloaded
             | Self::UpstreamProtocol
             | Self::RequestTimeout
             | Self::Internal => Retry::Never,
@@ -448,16 +452,20 @@ mod tests {
     #[test]
     fn what_may_have_been_acted_on_is_never_repeated_blindly() {
         for reason in Reason::ALL {
-            if reason.retry() == Retry::IfUnsent {
+            let unsent = matches!(
+                reason,
+                Reason::ConnectFailed
+                    | Reason::ConnectTimeout
+                    | Reason::IdentityMismatch
+                    | Reason::UpstreamHandshake
+                    | Reason::NotReady
+                    | Reason::Draining
+            );
+            assert_eq!(reason.retry() == Retry::IfUnsent, unsent, "{reason}");
+            if reason.retry() != Retry::Never {
                 assert!(
-                    matches!(
-                        reason,
-                        Reason::ConnectFailed
-                            | Reason::ConnectTimeout
-                            | Reason::IdentityMismatch
-                            | Reason::UpstreamHandshake
-                    ),
-                    "{reason} claims that nothing was sent"
+                    reason.http_status().is_server_error(),
+                    "{reason}: the caller's own fault stays its own"
                 );
             }
         }

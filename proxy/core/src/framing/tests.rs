@@ -24,6 +24,7 @@ fn legal_requests_pass_and_the_next_head_is_found() {
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nTRANSFER-ENCODING:\tChunked \r\n\r\nA;x=\"y\"\r\n\n\r\n3456789\r\n0\r\nX-Sum: 1\r\n\r\n",
         "GET / HTTP/1.1\r\nX-Content-Length: no\r\nContent-Length-X: no\r\n\r\n",
+        "GET / HTTP/1.0\r\nX: caf\u{e9} \t tab\r\nEmpty:\r\n!#$%&'*+-.^_`|~09: 1\r\n\r\n",
     ] {
         assert_eq!(requests(text.as_bytes()), Ok(State::Between), "{text:?}");
         let twice = text.repeat(2);
@@ -49,7 +50,8 @@ fn ambiguous_requests_do_not() {
         ("Transfer-Encoding: xchunked\r\n\r\n", FramingError::BadEncoding),
         ("Transfer-Encoding: gzip, chunked\r\n\r\n", FramingError::BadEncoding),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", FramingError::BadEncoding),
-        ("Transfer-Encoding: \x0bchunked\r\n\r\n", FramingError::BadEncoding),
+        ("Transfer-Encoding: \x0bchunked\r\n\r\n", FramingError::BadField),
+        ("Transfer-Encoding: chunked;q=1\r\n\r\n", FramingError::BadEncoding),
     ] {
         assert_eq!(requests(format!("{post}{rest}").as_bytes()), Err(error), "{rest:?}");
     }
@@ -72,20 +74,67 @@ fn ambiguous_requests_do_not() {
         assert_eq!(requests(format!("{chunked}{rest}").as_bytes()), Err(error), "{rest:?}");
     }
     assert_eq!(requests(b"GET /a#b HTTP/1.1\r\n"), Err(FramingError::Fragment));
+    for line in [
+        "GET / HTTP/1.32",
+        "GET / HTTP/2.0",
+        "GET / http/1.1",
+        "GET /",
+        "GET  / HTTP/1.1",
+        "GET /a b HTTP/1.1",
+        " GET / HTTP/1.1",
+        "GET / HTTP/1.1 ",
+        "GET\t/ HTTP/1.1",
+        "G(T / HTTP/1.1",
+        "/ HTTP/1.1",
+        "GET /\x00 HTTP/1.1",
+        "GET /\x7f HTTP/1.1",
+    ] {
+        assert_eq!(requests(format!("{line}\r\n").as_bytes()), Err(FramingError::BadFirstLine), "{line:?}");
+    }
+    for (line, error) in [
+        (" folded: 1", FramingError::Folded),
+        ("\tfolded: 1", FramingError::Folded),
+        ("X : 1", FramingError::BadField),
+        ("Content-Length : 1", FramingError::BadField),
+        (": 1", FramingError::BadField),
+        ("X", FramingError::BadField),
+        ("X(: 1", FramingError::BadField),
+        ("X\x00: 1", FramingError::BadField),
+        ("X: \x00", FramingError::BadField),
+        ("X: a\rb", FramingError::BadField),
+        ("X: \x7f", FramingError::BadField),
+        ("caf\u{e9}: 1", FramingError::BadField),
+    ] {
+        assert_eq!(requests(format!("{post}{line}\r\n").as_bytes()), Err(error), "{line:?}");
+        assert_eq!(requests(format!("{chunked}0\r\n{line}\r\n").as_bytes()), Err(error), "trailer {line:?}");
+    }
+    let old = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(requests(old), Err(FramingError::BadEncoding));
     assert_eq!(requests(b"\r\n\r\n\r\n"), Err(FramingError::Unasked));
 }
 
 #[test]
-fn what_never_ends_is_cut() {
-    let endless = [b"GET / HTTP/1.1\r\nX: ", &[b'a'; MAX_HEAD_BYTES][..]].concat();
-    assert_eq!(requests(&endless), Err(FramingError::TooLarge));
-    let many = format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(MAX_HEAD_BYTES / 6));
-    assert_eq!(requests(many.as_bytes()), Err(FramingError::TooLarge));
+fn what_is_too_much_is_cut() {
+    let line = "GET / HTTP/1.1\r\n";
     let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let extension = format!("{chunked}5;{}", "x".repeat(MAX_CHUNK_LINE_BYTES));
-    assert_eq!(requests(extension.as_bytes()), Err(FramingError::BadChunk));
-    let trailers = format!("{chunked}0\r\n{}", "X: y\r\n".repeat(MAX_HEAD_BYTES / 6 + 1));
-    assert_eq!(requests(trailers.as_bytes()), Err(FramingError::TooLarge));
+    let value = |bytes: usize| format!("X:{}", "v".repeat(bytes - 2));
+    let target = |bytes: usize| format!("GET /{} HTTP/1.1", "p".repeat(bytes - 1));
+    for (text, result) in [
+        (format!("{line}{}\r\n", value(MAX_HEADER_BYTES - 1)), Ok(State::Head)),
+        (format!("{line}{}", value(MAX_HEADER_BYTES + 1)), Err(FramingError::TooLarge)),
+        (format!("{line}X: 1\r\n{}\r\n", value(MAX_HEADER_BYTES - 3)), Err(FramingError::TooLarge)),
+        (format!("{line}{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS)), Ok(State::Head)),
+        (format!("{line}{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS + 1)), Err(FramingError::TooLarge)),
+        (format!("{}\r\n", target(MAX_URI_BYTES)), Ok(State::Head)),
+        (target(MAX_URI_BYTES + 64), Err(FramingError::TargetTooLong)),
+        (format!("{chunked}0\r\n{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS)), Ok(State::Trailers)),
+        (format!("{chunked}0\r\n{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS + 1)), Err(FramingError::TooLarge)),
+        (format!("{chunked}5;{}", "x".repeat(MAX_CHUNK_LINE_BYTES)), Err(FramingError::BadChunk)),
+    ] {
+        assert_eq!(requests(text.as_bytes()), result, "{:?}, {} bytes", &text[..40], text.len());
+    }
+    let slow = format!("HTTP/1.1 200 {}", "x".repeat(MAX_FIRST_LINE_BYTES));
+    assert_eq!(response(Asked::Other, slow.as_bytes()), Err(FramingError::TooLarge));
 }
 
 #[test]
@@ -102,6 +151,28 @@ fn answers_end_where_their_request_says() {
         [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n", &sized[..], b"hello"]
             .concat();
     assert_eq!(response(Asked::Other, &informed), Ok(State::Between));
+}
+
+#[test]
+fn answers_begin_with_a_status() {
+    for (line, good) in [
+        ("HTTP/1.1 200 OK", true),
+        ("HTTP/1.0 200 ", true),
+        ("HTTP/1.1 200", true),
+        ("HTTP/1.1 599 Non\u{e9} sense", true),
+        ("HTTP/1.1 20", false),
+        ("HTTP/1.1 2000", false),
+        ("HTTP/1.1 099 X", false),
+        ("HTTP/1.1  200 OK", false),
+        ("HTTP/2 200 OK", false),
+        ("HTTP/1.1\t200 OK", false),
+        ("HTTP/1.1 200 O\x00K", false),
+        ("ICY 200 OK", false),
+        ("", true),
+    ] {
+        let result = response(Asked::Other, format!("{line}\r\n").as_bytes());
+        assert_eq!(result.is_ok(), good, "{line:?}: {result:?}");
+    }
 }
 
 #[test]
