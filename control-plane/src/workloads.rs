@@ -173,8 +173,15 @@ impl Workloads {
 
 impl Entry {
     fn workload(&self) -> Arc<Workload> {
-        let Presence { id, labels, addresses, zone, serves, version: _ } = self.presence.clone();
         let serving = self.state.ready && !self.state.draining;
-        Arc::new(Workload { id, labels, addresses, zone, serves, serving, registered: self.registered })
+        Arc::new(Workload { serving, registered: self.registered, ..self.presence.workload() })
+    }
+}
+
+impl Presence {
+    /// What it is, apart from the state it is in.
+    pub fn workload(&self) -> Workload {
+        let Self { id, labels, addresses, zone, serves, version: _ } = self.clone();
+        Workload { id, labels, addresses, zone, serves, serving: false, registered: 0 }
     }
 }

@@ -1,0 +1,170 @@
+//! The status port: `/healthz`, `/readyz`, `/metrics` and `/status` over plain HTTP/1.1. It shows and changes nothing.
+//!
+//! `/status` is what `outrigger status` prints; its shape is documented in docs/control-plane.md. It names services,
+//! endpoints and identities, so the port is for operators: bind it to an address that only they reach.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    ca::{Ca, CaReport},
+    hub::{
+        Hub,
+        report::{ConfigurationReport, ProxyReport, ServiceReport},
+    },
+    metrics::Metrics,
+};
+
+const MAX_CONNECTIONS: usize = 64;
+const HEAD: Duration = Duration::from_secs(10);
+/// A scraper keeps its connection; one that is forgotten does not stay for ever.
+const LIFE: Duration = Duration::from_secs(300);
+
+pub struct Shared {
+    pub ca: Arc<Ca>,
+    pub hub: Arc<Hub>,
+    pub metrics: Arc<Metrics>,
+    /// Whether proxies can connect.
+    pub serving: watch::Receiver<bool>,
+    pub started: Instant,
+}
+
+/// The answer of `/status`.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    uptime_seconds: u64,
+    ready: bool,
+    /// Why not, if not.
+    reasons: Vec<String>,
+    ca: CaReport,
+    configuration: ConfigurationReport,
+    proxies: Vec<ProxyReport>,
+    services: Vec<ServiceReport>,
+}
+
+/// Serves until dropped.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // The permit first: above the limit, callers wait in the listen queue.
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let _ = timeout(LIFE, connection(socket, &shared)).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the status port cannot accept connections");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(socket: TcpStream, shared: &Shared) {
+    let answer = |request: Request<Incoming>| async move { Ok::<_, Infallible>(answer(&request, shared)) };
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_headers(64)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(socket), service_fn(answer))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "status connection ended");
+    }
+}
+
+fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "this port only shows\n".to_owned());
+    }
+    let reasons = shared.not_ready();
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+        "/metrics" => {
+            let metrics = shared.metrics.render(shared.hub.totals(), reasons.is_empty());
+            with_type(StatusCode::OK, "text/plain; version=0.0.4", metrics)
+        }
+        "/status" => match serde_json::to_string_pretty(&shared.report(reasons)) {
+            Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /status\n".to_owned()),
+    }
+}
+
+impl Shared {
+    /// Why no proxy should be sent here. Errors beside a good configuration are none: that one is in force.
+    fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !*self.serving.borrow() {
+            reasons.push("not serving: starting or stopping".to_owned());
+        }
+        let configuration = self.hub.configuration();
+        if configuration.generation == 0 {
+            reasons.push("no configuration yet: the directory has never been without errors".to_owned());
+            reasons.extend(configuration.errors.iter().map(ToString::to_string));
+        }
+        if let Err(error) = self.ca.credentials().usable() {
+            reasons.push(format!("our own certificate is not usable: {error}"));
+        }
+        reasons
+    }
+
+    fn report(&self, reasons: Vec<String>) -> Report {
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready: reasons.is_empty(),
+            reasons,
+            ca: self.ca.report(),
+            configuration: self.hub.configuration(),
+            proxies: self.hub.proxies(Instant::now()),
+            services: self.hub.services(),
+        }
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    with_type(status, "text/plain; charset=utf-8", text)
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}
+
+/// Binds a listener, naming the flag when that fails.
+pub async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("--{flag}: {address} is in use; is another control plane running?")
+        }
+        _ => anyhow::anyhow!("--{flag}: cannot listen on {address}: {error}"),
+    })
+}
