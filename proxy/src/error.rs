@@ -22,6 +22,10 @@ pub enum Error {
     Host(#[from] HostError),
     #[error("{0}")]
     Path(#[from] PathError),
+    #[error("the request target is longer than {} bytes", outrigger_core::limits::MAX_URI_BYTES)]
+    TargetTooLong,
+    #[error("{0}")]
+    Malformed(Arc<str>),
     #[error("the head of a request was not complete in time")]
     SlowHead,
     #[error("the caller broke off: {0}")]
@@ -83,6 +87,9 @@ impl Error {
             Self::Framing(
                 FramingError::BareLf
                 | FramingError::Fragment
+                | FramingError::BadFirstLine
+                | FramingError::Folded
+                | FramingError::BadField
                 | FramingError::LengthAndEncoding
                 | FramingError::SeveralLengths
                 | FramingError::BadLength
@@ -102,8 +109,10 @@ impl Error {
             )
             | Self::Host(_)
             | Self::Path(_)
+            | Self::Malformed(_)
             | Self::CallerGone(_)
             | Self::NoFirstBytes => Reason::BadRequest,
+            Self::TargetTooLong | Self::Framing(FramingError::TargetTooLong) => Reason::UriTooLong,
             Self::SlowHead => Reason::CallerTimeout,
             Self::Unsupported(_) => Reason::Unsupported,
             Self::Handshake(_) | Self::HandshakeTimeout(_) => Reason::HandshakeFailed,

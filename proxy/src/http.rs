@@ -15,6 +15,11 @@ pub mod serve;
 pub mod upgrade;
 pub mod watched;
 
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_http2;
+
 use std::future::Future;
 
 use hyper::rt::Executor;

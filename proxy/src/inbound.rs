@@ -281,14 +281,14 @@ async fn turn_away(worker: &Rc<Worker>, io: Sniffed, caller: SocketAddr, label: 
 }
 
 /// An HTTP connection to one application.
-struct Served {
+pub(crate) struct Served {
     caller: Rc<Caller>,
     identity: Identity,
     place: Place,
     connections: Rc<Connections>,
 }
 
-async fn handle(served: Rc<Served>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn handle(served: Rc<Served>, request: Request<Incoming>) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
     let has_body = !http_body::Body::is_end_stream(&body);
     let exchange = Exchange::new(&served.caller, &head, has_body, now());

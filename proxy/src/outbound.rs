@@ -50,20 +50,27 @@ use crate::{
 /// Serves one accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { stream, peer, target, open } = accepted;
-    let io = Sniffed::new(Stream::Tcp(stream));
-    let key = match target {
-        Target::Original(address) => Ok(DestinationKey::address(address)),
-        Target::Forward(key) => Ok(key),
-        Target::Itself(address) => Err((Error::Loop(address), DestinationKey::address(address))),
+    connection(worker, Stream::Tcp(stream), peer, target, Some(open)).await;
+}
+
+/// The same for any stream. `caller`: the address that opened it.
+pub async fn connection(
+    worker: Rc<Worker>,
+    stream: Stream,
+    caller: SocketAddr,
+    target: Target,
+    open: Option<Open>,
+) {
+    let (key, wrong) = match target {
+        Target::Original(address) => (DestinationKey::address(address), None),
+        Target::Forward(key) => (key, None),
+        Target::Itself(address) => (DestinationKey::address(address), Some(Error::Loop(address))),
         Target::Serve { application } => {
-            Err((Error::Internal("a serving listener is inbound"), DestinationKey::address(application)))
+            (DestinationKey::address(application), Some(Error::Internal("a serving listener is inbound")))
         }
     };
-    let (key, wrong) = match key {
-        Ok(key) => (key, None),
-        Err((error, key)) => (key, Some(error)),
-    };
-    let departure = Departure { worker, caller: peer, key, open: Some(open), began: now() };
+    let io = Sniffed::new(stream);
+    let departure = Departure { worker, caller, key, open, began: now() };
     match wrong {
         Some(error) => departure.turn_away(io, &error).await,
         None => Box::pin(departure.leave(io)).await,
@@ -251,7 +258,7 @@ async fn join(passage: &mut Passage, io: Sniffed, connected: Result<Opaque, Erro
 }
 
 /// An HTTP connection to one destination.
-struct Serving {
+pub(crate) struct Serving {
     caller: Rc<Caller>,
     key: DestinationKey,
     /// What the destination is, by which snapshot.
@@ -274,7 +281,7 @@ impl Serving {
     }
 }
 
-async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Response<ResponseBody> {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let exchange = Exchange::new(&serving.caller, &head, has_body, now());

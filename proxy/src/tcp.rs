@@ -10,3 +10,6 @@ pub mod stream;
 pub use copy::{Counts, CutShort, copy};
 pub use passage::{Passage, carry};
 pub use stream::{Io, Sniffed, Stream};
+
+#[cfg(test)]
+mod tests;

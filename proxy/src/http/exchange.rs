@@ -102,7 +102,10 @@ impl Caller {
 impl Exchange {
     /// `has_body`: more of the request is to come.
     pub fn new(caller: &Rc<Caller>, head: &request::Parts, has_body: bool, now: Instant) -> Rc<Self> {
-        caller.vitals.owe(has_body);
+        if caller.http2 {
+            // For HTTP/1 this is known before the handler runs; see `serve.rs`.
+            caller.vitals.owe(false);
+        }
         Rc::new(Self {
             caller: Rc::clone(caller),
             id: caller.worker.next_id(),

@@ -8,13 +8,13 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-    request::Parts, response, uri::PathAndQuery,
+    request::Parts, response,
 };
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 use outrigger_core::{
     authority,
     headers::{self, HeaderError},
-    path_normal,
+    limits, path_normal,
     verdict::Reason,
 };
 
@@ -28,6 +28,7 @@ use crate::error::Error;
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
@@ -46,7 +47,10 @@ pub fn prepare(head: &mut Parts, caller: &Caller) -> Result<Option<OnUpgrade>, E
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let websocket = head.extensions.get::<Protocol>().is_some();
     let seen = headers::inspect_request(head)?;
-    authority::of_request(head)?;
+    if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits::MAX_URI_BYTES) {
+        return Err(Error::TargetTooLong);
+    }
+    authority::settle(head)?;
     if head.method == Method::CONNECT && !websocket {
         return Err(Error::Unsupported("CONNECT"));
     }
@@ -57,7 +61,10 @@ pub fn prepare(head: &mut Parts, caller: &Caller) -> Result<Option<OnUpgrade>, E
         head.version = Version::HTTP_2;
     } else {
         head.version = Version::HTTP_11;
-        to_origin_form(head)?;
+        if hop.chunked {
+            // Without it hyper's client takes a GET of unknown length for one without a body, and drops the body.
+            head.headers.insert(header::TRANSFER_ENCODING, CHUNKED);
+        }
     }
     if hop.te_trailers {
         head.headers.insert(header::TE, TRAILERS);
@@ -78,17 +85,6 @@ pub fn prepare(head: &mut Parts, caller: &Caller) -> Result<Option<OnUpgrade>, E
         caller.vitals.ask();
     }
     Ok(upgrade)
-}
-
-/// A target with a host in it is for proxies; servers get the host in its own field.
-fn to_origin_form(head: &mut Parts) -> Result<(), Error> {
-    let Some(host) = head.uri.authority() else { return Ok(()) };
-    let host = HeaderValue::from_str(host.as_str())
-        .map_err(|_| Error::Internal("an authority is a header value"))?;
-    head.headers.insert(header::HOST, host);
-    let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    head.uri = Uri::from(path);
-    Ok(())
 }
 
 /// The body that goes upstream. It waits for the upstream's word if the caller does.

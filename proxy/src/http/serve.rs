@@ -20,6 +20,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     rt::Executor,
@@ -36,7 +37,7 @@ use tokio::{
 };
 
 use super::{body::ResponseBody, exchange::Caller, watched::Watched};
-use crate::{tcp::Io, telemetry::Direction};
+use crate::{error::Error, tcp::Io, telemetry::Direction};
 
 /// How often the streams of a connection are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -69,7 +70,10 @@ where
 {
     let id = caller.worker.next_id();
     let watched = Watched::http1(io, Arc::clone(&caller.vitals), idle, id);
-    let service = service_fn(move |request| {
+    let vitals = Arc::clone(&caller.vitals);
+    let service = service_fn(move |request: Request<Incoming>| {
+        // At once, not when the handler is polled: hyper reads on in between.
+        vitals.owe(!request.body().is_end_stream());
         let answer = handle(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -77,7 +81,6 @@ where
         .half_close(false)
         .keep_alive(true)
         .writev(true)
-        .pipeline_flush(true)
         .auto_date_header(false)
         .max_headers(limits::MAX_HEADER_FIELDS)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
@@ -94,7 +97,12 @@ where
             connection.await
         }
     };
-    if let Some(error) = caller.vitals.take_refused() {
+    let refused = caller.vitals.take_refused().or_else(|| match &ended {
+        // Characters that are illegal anywhere are hyper's business, which answers with a bare 400.
+        Err(error) if error.is_parse() => Some(Error::Malformed(error.to_string().into())),
+        Ok(()) | Err(_) => None,
+    });
+    if let Some(error) = refused {
         caller.passage(id).blame(&error);
     }
     ended

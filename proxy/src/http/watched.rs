@@ -26,6 +26,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use outrigger_core::{
     framing::{FramingError, Guard, Side},
     limits,
@@ -50,6 +51,9 @@ pub struct Vitals {
     asked: AtomicBool,
     upgraded: AtomicBool,
     refused: Mutex<Option<Error>>,
+    /// A read was put off until an answer is complete.
+    held_back: AtomicBool,
+    reader: AtomicWaker,
 }
 
 pub struct Watched {
@@ -98,11 +102,27 @@ impl Vitals {
     pub fn answered(&self) {
         self.asked.store(false, Relaxed);
         self.owed.store(self.owed.load(Relaxed).saturating_sub(1), Relaxed);
+        self.resume();
     }
 
     /// What follows on the stream is not HTTP any more.
     pub fn upgrade(&self) {
         self.upgraded.store(true, Relaxed);
+        self.resume();
+    }
+
+    /// Puts a read off. hyper does not read again by itself after its last read was not ready.
+    fn hold_back<T>(&self, cx: &Context<'_>) -> Poll<T> {
+        self.reader.register(cx.waker());
+        self.held_back.store(true, Relaxed);
+        Poll::Pending
+    }
+
+    fn resume(&self) {
+        if self.held_back.load(Relaxed) {
+            self.held_back.store(false, Relaxed);
+            self.reader.wake();
+        }
     }
 
     /// Why the connection was ended without a request to answer.
@@ -196,8 +216,7 @@ impl Http1 {
         let Some(words) = &mut self.last_words else { return Poll::Ready(Ok(())) };
         if let Err(error) = words {
             if vitals.is_owed() {
-                // hyper reads again once it has answered.
-                return Poll::Pending;
+                return vitals.hold_back(cx);
             }
             let text = respond::refuse_raw(self.id, error);
             vitals.set_refused(error.clone());
@@ -220,7 +239,7 @@ impl AsyncRead for Watched {
         }
         if this.vitals.asked.load(Relaxed) {
             // Read again either by whoever carries the upgraded bytes, or by hyper once it has answered.
-            return Poll::Pending;
+            return this.vitals.hold_back(cx);
         }
         let start = buf.filled().len();
         if let Some(http1) = &mut this.http1 {
@@ -228,7 +247,7 @@ impl AsyncRead for Watched {
                 return http1.poll_last_words(cx, &mut this.io, &this.vitals);
             }
             if http1.ended {
-                return if this.vitals.is_owed() { Poll::Pending } else { Poll::Ready(Ok(())) };
+                return if this.vitals.is_owed() { this.vitals.hold_back(cx) } else { Poll::Ready(Ok(())) };
             }
             if this.vitals.is_owed() {
                 http1.head_due = None;
@@ -245,8 +264,10 @@ impl AsyncRead for Watched {
         let Some(http1) = &mut this.http1 else { return Poll::Ready(Ok(())) };
         if buf.filled().len() == start {
             http1.ended = true;
-            let hold = this.vitals.is_owed() && !this.vitals.receiving.load(Relaxed);
-            return if hold { Poll::Pending } else { Poll::Ready(Ok(())) };
+            // Another proxy never half-closes: its end is the caller's cancellation.
+            let half_closed = matches!(this.io, Io::Plain(_)) && !this.vitals.receiving.load(Relaxed);
+            let hold = half_closed && this.vitals.is_owed();
+            return if hold { this.vitals.hold_back(cx) } else { Poll::Ready(Ok(())) };
         }
         let Err(error) = http1.inspect(&buf.filled()[start..], &this.vitals) else {
             return Poll::Ready(Ok(()));

@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     error::Error as _,
     future::{Future as _, poll_fn},
+    io,
     net::SocketAddr,
     pin::pin,
     rc::Rc,
@@ -274,7 +275,12 @@ impl Connections {
 
     /// The endpoint leaves: what is idle closes now, the rest when it has answered.
     pub fn retire(self: &Rc<Self>, worker: &Rc<Worker>) {
-        self.inner.borrow_mut().pool.retire(now());
+        let mut inner = self.inner.borrow_mut();
+        // What whoever waits is told: it goes elsewhere.
+        let error = "the endpoint has left the configuration".into();
+        inner.failure = Some(Error::Connect { address: self.remote.address(), error });
+        inner.pool.retire(now());
+        drop(inner);
         self.settle(worker, limits::HANDSHAKE_TIMEOUT);
     }
 
@@ -354,8 +360,9 @@ impl Unanswered {
                     return (Failure::Unsent, reset(h2.to_string()));
                 }
             }
-            if error.is::<FramingError>() {
-                return (Failure::Sent, Error::Protocol { address, error: error.to_string().into() });
+            let guarded = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            if let Some(framing) = guarded.and_then(|error| error.downcast_ref::<FramingError>()) {
+                return (Failure::Sent, Error::Protocol { address, error: framing.to_string().into() });
             }
             told = format!("{told}: {error}");
             source = error.source();
