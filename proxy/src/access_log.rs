@@ -94,7 +94,8 @@ impl AccessLog {
             write_failed: AtomicBool::new(false),
         });
         let for_writer = Arc::clone(&sink);
-        let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || for_writer.run(file))?;
+        let thread =
+            thread::Builder::new().name("access-log".to_owned()).spawn(move || for_writer.run(file))?;
         *lock(&sink.writer) = Some(thread.thread().clone());
         Ok(Self(Some(sink)))
     }
@@ -103,7 +104,12 @@ impl AccessLog {
         Lane(self.0.as_ref().map(|sink| {
             let queue = Arc::<Queue>::default();
             lock(&sink.queues).push(Arc::clone(&queue));
-            Open { queue, sink: Arc::clone(sink), line: Vec::with_capacity(512), clock: json::Clock::default() }
+            Open {
+                queue,
+                sink: Arc::clone(sink),
+                line: Vec::with_capacity(512),
+                clock: json::Clock::default(),
+            }
         }))
     }
 

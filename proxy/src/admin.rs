@@ -58,7 +58,9 @@ impl Admin {
         }
         let path = request.uri().path();
         let known = PAGES.iter().filter(|page| page.path == path && page.doors.contains(&door));
-        let Some(page) = known.clone().find(|page| page.method == *request.method() || is_head_of(page, request)) else {
+        let Some(page) =
+            known.clone().find(|page| page.method == *request.method() || is_head_of(page, request))
+        else {
             return match known.count() {
                 0 => Answer::text(StatusCode::NOT_FOUND, &help(door)),
                 _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, &help(door)),
@@ -84,7 +86,9 @@ impl Admin {
         let missing = self.ctx.readiness.missing();
         match missing.is_empty() {
             true => Answer::text(StatusCode::OK, "ready\n"),
-            false => Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready\n{}\n", missing.join("\n"))),
+            false => {
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready\n{}\n", missing.join("\n")))
+            }
         }
     }
 
@@ -93,7 +97,11 @@ impl Admin {
         let observed = metrics::Observed {
             ready: state.ready,
             draining: state.draining,
-            certificate_ends: self.ctx.credentials.current().map(|credential| credential.validity().not_after),
+            certificate_ends: self
+                .ctx
+                .credentials
+                .current()
+                .map(|credential| credential.validity().not_after),
             access_log_dropped: self.ctx.telemetry.access_log_dropped(),
         };
         let body = self.ctx.telemetry.metrics.render(&observed);
@@ -158,9 +166,27 @@ const READERS: &[Door] = &[Door::Loopback, Door::Socket];
 const OWNER: &[Door] = &[Door::Socket];
 
 const PAGES: &[Page] = &[
-    Page { path: "/live", method: Method::GET, doors: ALL, show: Show::Live, about: "200 while the process runs" },
-    Page { path: "/ready", method: Method::GET, doors: ALL, show: Show::Ready, about: "200, or 503 and what is missing" },
-    Page { path: "/metrics", method: Method::GET, doors: ALL, show: Show::Metrics, about: "Prometheus text format" },
+    Page {
+        path: "/live",
+        method: Method::GET,
+        doors: ALL,
+        show: Show::Live,
+        about: "200 while the process runs",
+    },
+    Page {
+        path: "/ready",
+        method: Method::GET,
+        doors: ALL,
+        show: Show::Ready,
+        about: "200, or 503 and what is missing",
+    },
+    Page {
+        path: "/metrics",
+        method: Method::GET,
+        doors: ALL,
+        show: Show::Metrics,
+        about: "Prometheus text format",
+    },
     Page { path: "/stats", method: Method::GET, doors: READERS, show: Show::Metrics, about: "the same" },
     Page {
         path: "/config_dump",
@@ -184,8 +210,20 @@ const PAGES: &[Page] = &[
         about: "own certificate chain and trusted roots",
     },
     Page { path: "/help", method: Method::GET, doors: READERS, show: Show::Help, about: "this list" },
-    Page { path: "/drain", method: Method::POST, doors: OWNER, show: Show::Drain, about: "drain and exit, as SIGTERM does" },
-    Page { path: "/log", method: Method::POST, doors: OWNER, show: Show::Log, about: "?level=… changes the log filter" },
+    Page {
+        path: "/drain",
+        method: Method::POST,
+        doors: OWNER,
+        show: Show::Drain,
+        about: "drain and exit, as SIGTERM does",
+    },
+    Page {
+        path: "/log",
+        method: Method::POST,
+        doors: OWNER,
+        show: Show::Log,
+        about: "?level=… changes the log filter",
+    },
 ];
 
 fn is_head_of<B>(page: &Page, request: &Request<B>) -> bool {
@@ -194,7 +232,9 @@ fn is_head_of<B>(page: &Page, request: &Request<B>) -> bool {
 
 fn help(door: Door) -> String {
     let pages = PAGES.iter().filter(|page| page.doors.contains(&door));
-    pages.fold(String::new(), |text, page| format!("{text}{:4} {:13} {}\n", page.method, page.path, page.about))
+    pages.fold(String::new(), |text, page| {
+        format!("{text}{:4} {:13} {}\n", page.method, page.path, page.about)
+    })
 }
 
 /// Whether the request was addressed to loopback by a name that only loopback has.
@@ -204,7 +244,9 @@ fn names_loopback<B>(request: &Request<B>) -> bool {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => host,
     };
-    host.eq_ignore_ascii_case("localhost") || host == "[::1]" || host.parse().is_ok_and(|ip: std::net::Ipv4Addr| ip.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host == "[::1]"
+        || host.parse().is_ok_and(|ip: std::net::Ipv4Addr| ip.is_loopback())
 }
 
 // === impl Answer ===

@@ -40,7 +40,9 @@ use tokio::{
     time::{self, Instant},
 };
 use tracing::{error, info, warn};
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 use crate::{
     access_log,
@@ -124,7 +126,8 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
     };
 
     let identity = certificates.identity().clone();
-    let store = config.state_dir.as_deref().map(|directory| Arc::new(Store::new(directory, identity.clone())));
+    let store =
+        config.state_dir.as_deref().map(|directory| Arc::new(Store::new(directory, identity.clone())));
     let kept = store.as_ref().map(|store| store.load()).unwrap_or_default();
     let sync = Sync::new(&config, &identity, certificates.handle(), kept);
     let ctx = Arc::new(Ctx {
@@ -143,7 +146,8 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
 fn start_log(filter: &str) -> Result<reload::Handle<EnvFilter, Registry>, String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
     let (filter, handle) = reload::Layer::new(filter);
-    let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let format =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let started = tracing_subscriber::registry().with(filter).with(format).try_init();
     started.map(|()| handle).map_err(|error| error.to_string())
 }
@@ -164,7 +168,9 @@ fn make_directory(directory: &Path) -> io::Result<()> {
 /// Addresses that others can dial; loopback only if there is nothing else (a machine on its own).
 fn addresses_of_interfaces() -> Vec<IpAddr> {
     let mut addresses = Vec::new();
-    for interface in getifaddrs().into_iter().flatten().filter(|one| one.flags.contains(InterfaceFlags::IFF_UP)) {
+    for interface in
+        getifaddrs().into_iter().flatten().filter(|one| one.flags.contains(InterfaceFlags::IFF_UP))
+    {
         let Some(address) = interface.address else { continue };
         let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(v4), _) => IpAddr::V4(v4.ip()),
@@ -195,11 +201,17 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
     let Prepared { ctx, listeners, socket, certificates, sync, store } = prepared;
     let signals = match Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return failed(&Problems(vec![Problem(format!("signals cannot be received: {error}"))])),
+        Err(error) => {
+            return failed(&Problems(vec![Problem(format!("signals cannot be received: {error}"))]));
+        }
     };
     let mut workers = match start_workers(&ctx, listeners.shares) {
         Ok(workers) => workers,
-        Err(error) => return failed(&Problems(vec![Problem(format!("--workers: no thread could be started: {error}"))])),
+        Err(error) => {
+            return failed(&Problems(vec![Problem(format!(
+                "--workers: no thread could be started: {error}"
+            ))]));
+        }
     };
     let admin = Arc::new(Admin { ctx: Arc::clone(&ctx), workers: workers.asks.clone(), log });
     let (socket, _file) = socket.unzip();

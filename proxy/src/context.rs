@@ -74,7 +74,9 @@ pub(crate) mod testing {
             now,
         );
         let token = token.unwrap().sign(&authority).unwrap();
-        let line = format!("outrigger-proxy run --control-plane 127.0.0.1:1 --token {token} --address 10.0.0.5 {more}");
+        let line = format!(
+            "outrigger-proxy run --control-plane 127.0.0.1:1 --token {token} --address 10.0.0.5 {more}"
+        );
         let arguments = line.split_ascii_whitespace().map(Into::into).collect();
         let Ok(Wanted::Run(config)) = read(arguments, Default::default(), 1) else { panic!("{line}") };
         let certificates = Certificates::new(&config).unwrap();

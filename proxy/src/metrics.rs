@@ -20,6 +20,7 @@ use std::{
 };
 
 use hashbrown::HashTable;
+use outrigger_core::verdict::Reason;
 
 use crate::telemetry::{ConnectionRecord, Direction, Protocol, RequestRecord};
 
@@ -36,10 +37,12 @@ pub const SERIES_BUDGET: usize = 2_000;
 
 /// Upper bounds of the latency buckets in microseconds; the last bucket has none.
 const BOUNDS_US: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000,
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
 ];
 
+/// Destinations that are no service of the mesh, or not known to be one.
+const EXTERNAL: &str = "external";
 /// What services and routes beyond the budget are called.
 const OTHER: &str = "other";
 
@@ -272,8 +275,8 @@ impl Shard {
             protocol: record.protocol,
             class: class(record.status),
             grpc_status: record.grpc_status,
-            reason: record.reason.map_or("", |reason| reason.as_str()),
-            service: record.service,
+            reason: record.reason.map_or("", Reason::as_str),
+            service: service(record.direction, record.service, record.peer.is_some(), record.reason),
             route: record.route,
         };
         let hash = self.hasher.hash_one(key);
@@ -302,8 +305,8 @@ impl Shard {
             direction: record.direction,
             protocol: record.protocol,
             mutual: record.peer.is_some(),
-            reason: record.reason.map_or("", |reason| reason.as_str()),
-            service: record.service,
+            reason: record.reason.map_or("", Reason::as_str),
+            service: service(record.direction, record.service, record.peer.is_some(), record.reason),
         };
         let hash = self.hasher.hash_one(key);
         let found = self.connections.find(hash, |entry| entry.key() == key);
@@ -329,7 +332,8 @@ impl Shard {
             Some(entry) => entry,
             None => {
                 let labels = text::labels(&[("direction", direction.name()), ("cause", cause)]);
-                let count = self.registry.cells(self.worker, |f| &mut f.handshakes, &labels, || labels.clone());
+                let count =
+                    self.registry.cells(self.worker, |f| &mut f.handshakes, &labels, || labels.clone());
                 let hasher = &self.hasher;
                 self.handshakes
                     .insert_unique(hash, HandshakeEntry { direction, cause, count }, |entry| {
@@ -339,6 +343,16 @@ impl Shard {
             }
         };
         add(&entry.count.0, 1);
+    }
+}
+
+/// The service as a label. What strangers choose freely is not one: the address of a destination outside, and the port
+/// that a caller without an identity was refused at.
+fn service(direction: Direction, service: &str, known_peer: bool, reason: Option<Reason>) -> &str {
+    match direction {
+        Direction::Outbound if service.starts_with("address/") => EXTERNAL,
+        Direction::Inbound if !known_peer && reason.is_some() => "",
+        Direction::Outbound | Direction::Inbound => service,
     }
 }
 
@@ -378,8 +392,12 @@ impl RequestEntry {
             service: key.service.into(),
             route: key.route.into(),
             count: registry.cells(worker, |f| &mut f.requests, &key.labels(), || key.folded().labels()),
-            on_route: registry
-                .cells(worker, |f| &mut f.routes, &key.route_labels(), || key.folded().route_labels()),
+            on_route: registry.cells(
+                worker,
+                |f| &mut f.routes,
+                &key.route_labels(),
+                || key.folded().route_labels(),
+            ),
         }
     }
 
@@ -403,7 +421,11 @@ impl RequestKey<'_> {
     }
 
     fn route_labels(&self) -> String {
-        text::labels(&[("direction", self.direction.name()), ("service", self.service), ("route", self.route)])
+        text::labels(&[
+            ("direction", self.direction.name()),
+            ("service", self.service),
+            ("route", self.route),
+        ])
     }
 
     fn folded(&self) -> RequestKey<'static> {

@@ -50,7 +50,12 @@ pub(super) fn request(line: &mut Vec<u8>, clock: &mut Clock, now: SystemTime, re
     line.end(record.id);
 }
 
-pub(super) fn connection(line: &mut Vec<u8>, clock: &mut Clock, now: SystemTime, record: &ConnectionRecord<'_>) {
+pub(super) fn connection(
+    line: &mut Vec<u8>,
+    clock: &mut Clock,
+    now: SystemTime,
+    record: &ConnectionRecord<'_>,
+) {
     let mut line = Line::begin(line, clock, now);
     line.plain("kind", "connection");
     line.plain("direction", record.direction.name());

@@ -98,7 +98,10 @@ fn connections_have_lines_too() {
     json::connection(&mut bytes, &mut json::Clock::default(), UNIX_EPOCH, &record);
     let value: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(value["kind"], "connection");
-    assert_eq!((&value["reason"], &value["duration_us"]), (&Value::from("connect-failed"), &Value::from(1_000_000)));
+    assert_eq!(
+        (&value["reason"], &value["duration_us"]),
+        (&Value::from("connect-failed"), &Value::from(1_000_000))
+    );
     assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
 }
 
@@ -111,7 +114,8 @@ fn what_follows_a_question_mark_is_not_logged() {
 #[test]
 fn a_long_text_is_cut_at_a_character() {
     let path = format!("/{}", "ü".repeat(2000));
-    let value: Value = serde_json::from_str(&line(&RequestRecord { path: &path, ..record() }, UNIX_EPOCH)).unwrap();
+    let value: Value =
+        serde_json::from_str(&line(&RequestRecord { path: &path, ..record() }, UNIX_EPOCH)).unwrap();
     let logged = value["path"].as_str().unwrap();
     assert!(logged.ends_with("ü…") && logged.len() < 1100, "{}", logged.len());
 }

@@ -25,9 +25,9 @@ pub(super) fn config(ctx: &Ctx) -> Value {
 
 fn settings(config: &Config) -> Value {
     let texts = |items: &[String]| Value::from(items.to_vec());
-    let capture = config.capture.map(|capture| {
-        json!({ "outbound_port": capture.outbound_port, "inbound_port": capture.inbound_port })
-    });
+    let capture = config.capture.map(
+        |capture| json!({ "outbound_port": capture.outbound_port, "inbound_port": capture.inbound_port }),
+    );
     json!({
         "control_plane": texts(&config.control_planes.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "token": match &config.token {

@@ -1,16 +1,16 @@
 //! The listeners of the three doors, on the control runtime.
 //!
-//! A connection answers one request and is closed; it has a few seconds in all and there are a few at once, so nobody can
-//! hold a door shut. When the process is out of file descriptors, a spare one is given up for the moment of an answer:
-//! health is told also then.
+//! A connection answers one request and is closed; it has a few seconds in all, and when there are too many, the oldest
+//! makes room: nobody can hold a door shut by keeping connections open. When the process is out of file descriptors, a
+//! spare one is given up for the moment of an answer: health is told also then.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fs::{self, File},
     io,
     os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
-    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -27,8 +27,8 @@ use nix::{libc, unistd::geteuid};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
-    task, time,
+    task::{self, AbortHandle},
+    time,
 };
 
 use super::{Admin, Answer, Door};
@@ -37,29 +37,30 @@ const CONNECTIONS: usize = 64;
 /// From accept to close.
 const LIFE: Duration = Duration::from_secs(10);
 const HEADER_TIME: Duration = Duration::from_secs(5);
+/// From accept to close on the spare descriptor, while nobody else is served.
+const HURRY: Duration = Duration::from_millis(500);
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 
 /// Serves a TCP door until the process ends.
 pub async fn tcp(admin: Arc<Admin>, door: Door, listener: TcpListener) {
     let mut spare = Spare::new();
-    let places = Rc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = Connections::default();
     loop {
-        let Ok(place) = places.acquire().await else { return };
-        place.forget();
         match listener.accept().await {
-            Ok((stream, _)) => begin(&admin, door, stream, &places),
+            Ok((stream, _)) => connections.begin(&admin, door, stream),
             Err(error) => {
-                places.add_permits(1);
                 if is_out_of_descriptors(&error) && spare.give_up() {
                     // The answer is small and the peer is waiting for it: serve it here and now.
-                    if let Ok(Ok((stream, _))) = time::timeout(Duration::from_millis(10), listener.accept()).await {
-                        serve(&admin, door, stream).await;
+                    if let Ok(Ok((stream, _))) =
+                        time::timeout(Duration::from_millis(10), listener.accept()).await
+                    {
+                        let _ = time::timeout(HURRY, serve(&admin, door, stream)).await;
                     }
-                    spare = Spare::new();
                 } else {
                     time::sleep(Duration::from_millis(50)).await;
                 }
+                spare.refill();
             }
         }
     }
@@ -67,20 +68,15 @@ pub async fn tcp(admin: Arc<Admin>, door: Door, listener: TcpListener) {
 
 /// Serves the admin socket until the process ends.
 pub async fn socket(admin: Arc<Admin>, listener: UnixListener) {
-    let places = Rc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = Connections::default();
     loop {
-        let Ok(place) = places.acquire().await else { return };
-        place.forget();
         match listener.accept().await {
             // The mode of the file says the same; this holds also where a file system ignores it.
             Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
-                begin(&admin, Door::Socket, stream, &places);
+                connections.begin(&admin, Door::Socket, stream);
             }
-            Ok(_) => places.add_permits(1),
-            Err(_) => {
-                places.add_permits(1);
-                time::sleep(Duration::from_millis(50)).await;
-            }
+            Ok(_) => {}
+            Err(_) => time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
@@ -93,17 +89,27 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-fn begin(
-    admin: &Arc<Admin>,
-    door: Door,
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    places: &Rc<Semaphore>,
-) {
-    let (admin, places) = (Arc::clone(admin), Rc::clone(places));
-    task::spawn_local(async move {
-        serve(&admin, door, stream).await;
-        places.add_permits(1);
-    });
+/// The connections of one door, the oldest first.
+#[derive(Default)]
+struct Connections(VecDeque<AbortHandle>);
+
+impl Connections {
+    fn begin(
+        &mut self,
+        admin: &Arc<Admin>,
+        door: Door,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    ) {
+        self.0.retain(|connection| !connection.is_finished());
+        if self.0.len() >= CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        let admin = Arc::clone(admin);
+        let connection = task::spawn_local(async move { serve(&admin, door, stream).await });
+        self.0.push_back(connection.abort_handle());
+    }
 }
 
 async fn serve(admin: &Admin, door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
@@ -135,6 +141,12 @@ struct Spare(Option<File>);
 impl Spare {
     fn new() -> Self {
         Self(File::open("/dev/null").ok())
+    }
+
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            *self = Self::new();
+        }
     }
 
     /// Whether there is room for one now.

@@ -15,7 +15,8 @@ fn admin() -> (Admin, Made) {
 }
 
 async fn ask(admin: &Admin, door: Door, method: &str, target: &str) -> Answer {
-    let request = Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:15000").body(()).unwrap();
+    let request =
+        Request::builder().method(method).uri(target).header(HOST, "127.0.0.1:15000").body(()).unwrap();
     admin.answer(door, &request).await
 }
 
@@ -58,7 +59,10 @@ async fn ready_says_what_is_missing_and_why() {
     readiness.waiting(Gate::Certificate, "10.0.0.9:15012: connection refused");
     readiness.met(Gate::Listeners);
     let answer = ask(&admin, Door::Status, "GET", "/ready").await;
-    assert_eq!(answer.body, "not ready\ncertificate: 10.0.0.9:15012: connection refused\nconfiguration: none has arrived yet\n");
+    assert_eq!(
+        answer.body,
+        "not ready\ncertificate: 10.0.0.9:15012: connection refused\nconfiguration: none has arrived yet\n"
+    );
     readiness.met(Gate::Certificate);
     readiness.met(Gate::Configuration);
     assert_eq!(ask(&admin, Door::Status, "GET", "/ready").await.status, 200);
@@ -90,7 +94,8 @@ async fn no_page_shows_a_key_or_a_token() {
     let (admin, made) = admin();
     let key = KeyRequest::generate().unwrap();
     let csr = key.csr_der().unwrap();
-    let chain = made.authority.sign(&csr, &made.identity, Duration::from_secs(3600), SystemTime::now()).unwrap();
+    let chain =
+        made.authority.sign(&csr, &made.identity, Duration::from_secs(3600), SystemTime::now()).unwrap();
     let credential = key.into_credential(chain).unwrap();
     let pem = credential.to_pem().unwrap();
     let secret = pem.lines().nth(1).unwrap().to_owned();
@@ -99,14 +104,23 @@ async fn no_page_shows_a_key_or_a_token() {
     let token = made.token.rsplit('.').next().unwrap();
     for page in PAGES.iter().filter(|page| page.method == Method::GET) {
         let body = ask(&admin, Door::Socket, "GET", page.path).await.body;
-        assert!(!body.contains(&secret) && !body.contains("PRIVATE") && !body.contains(token), "{}", page.path);
+        assert!(
+            !body.contains(&secret) && !body.contains("PRIVATE") && !body.contains(token),
+            "{}",
+            page.path
+        );
     }
-    let certs: serde_json::Value = serde_json::from_str(&ask(&admin, Door::Socket, "GET", "/certs").await.body).unwrap();
+    let certs: serde_json::Value =
+        serde_json::from_str(&ask(&admin, Door::Socket, "GET", "/certs").await.body).unwrap();
     assert_eq!(certs["identity"], made.identity.as_str());
     assert_eq!((certs["chain"].as_array().unwrap().len(), certs["roots"].as_array().unwrap().len()), (1, 1));
     assert_eq!(certs["chain"][0]["alternative_names"][0], format!("URI:{}", made.identity));
-    let dump: serde_json::Value = serde_json::from_str(&ask(&admin, Door::Socket, "GET", "/config_dump").await.body).unwrap();
-    assert_eq!((&dump["settings"]["zone"], &dump["settings"]["token"]), (&"eu".into(), &"given as text".into()));
+    let dump: serde_json::Value =
+        serde_json::from_str(&ask(&admin, Door::Socket, "GET", "/config_dump").await.body).unwrap();
+    assert_eq!(
+        (&dump["settings"]["zone"], &dump["settings"]["token"]),
+        (&"eu".into(), &"given as text".into())
+    );
 }
 
 #[tokio::test]
@@ -114,8 +128,14 @@ async fn the_log_filter_is_changed() {
     let made = context("");
     let (layer, log) = reload::Layer::new(EnvFilter::new("info"));
     let admin = Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log };
-    for (level, status) in [("debug", 200), ("warn,outrigger_proxy::sync%3Ddebug", 200), ("", 400), ("loud", 400)] {
-        assert_eq!(ask(&admin, Door::Socket, "POST", &format!("/log?level={level}")).await.status, status, "{level}");
+    for (level, status) in
+        [("debug", 200), ("warn,outrigger_proxy::sync%3Ddebug", 200), ("", 400), ("loud", 400)]
+    {
+        assert_eq!(
+            ask(&admin, Door::Socket, "POST", &format!("/log?level={level}")).await.status,
+            status,
+            "{level}"
+        );
     }
     assert_eq!(admin.log.with_current(ToString::to_string).unwrap(), "outrigger_proxy::sync=debug,warn");
     drop(layer);

@@ -134,9 +134,13 @@ fn advice(address: SocketAddr, error: &io::Error) -> String {
     let port = address.port();
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => {
-            format!("port {port} is in use by another program (`ss -ltnp 'sport = :{port}'` shows which): want a free port")
+            format!(
+                "port {port} is in use by another program (`ss -ltnp 'sport = :{port}'` shows which): want a free port"
+            )
         }
-        Some(libc::EACCES) => format!("port {port} may not be used: ports below 1024 need CAP_NET_BIND_SERVICE"),
+        Some(libc::EACCES) => {
+            format!("port {port} may not be used: ports below 1024 need CAP_NET_BIND_SERVICE")
+        }
         Some(libc::EADDRNOTAVAIL) => "this machine does not have that address".to_owned(),
         Some(libc::EAFNOSUPPORT) => "this machine does not have IPv6".to_owned(),
         _ => error.to_string(),

@@ -53,7 +53,9 @@ pub fn read(arguments: Vec<OsString>, variables: Variables, cpus: usize) -> Resu
     let (cli, mut problems) = parse(arguments)?;
     let known = known_variables();
     let (name, read) = match cli.command {
-        Sub::Run(args) => ("run", Config::read(*args, &variables, &known, cpus).map(|config| Wanted::Run(config.into()))),
+        Sub::Run(args) => {
+            ("run", Config::read(*args, &variables, &known, cpus).map(|config| Wanted::Run(config.into())))
+        }
         Sub::Init(args) => {
             ("init", InitOptions::read(*args, &variables, &known).map(|options| Wanted::Init(options.into())))
         }
@@ -71,7 +73,9 @@ fn report(name: &str, problems: Problems) -> String {
         1 => "1 setting is wrong".to_owned(),
         many => format!("{many} settings are wrong"),
     };
-    format!("outrigger-proxy {name}: {count}:\n{problems}\n`outrigger-proxy {name} --help` lists all settings.\n")
+    format!(
+        "outrigger-proxy {name}: {count}:\n{problems}\n`outrigger-proxy {name} --help` lists all settings.\n"
+    )
 }
 
 /// Parses, noting unknown flags instead of stopping at them.
@@ -83,9 +87,13 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Cli, Vec<Problem>), Instead> {
             Err(error) => error,
         };
         match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Err(Instead::Said(error.render().to_string())),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                return Err(Instead::Said(error.render().to_string()));
+            }
             ErrorKind::UnknownArgument => {
-                let Some(problem) = unknown(&error, &mut arguments) else { return Err(wrong(&error, problems)) };
+                let Some(problem) = unknown(&error, &mut arguments) else {
+                    return Err(wrong(&error, problems));
+                };
                 problems.push(problem);
             }
             _ => return Err(wrong(&error, problems)),
@@ -127,7 +135,9 @@ fn wrong(error: &clap::Error, problems: Vec<Problem>) -> Instead {
 fn command() -> Command {
     let name_variable = |sub: Command| {
         sub.mut_args(|arg| {
-            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { return arg };
+            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
+                return arg;
+            };
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             let variable = variable_of(long);
             // A space that does not break, until the lines are made.

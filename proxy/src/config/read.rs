@@ -32,7 +32,12 @@ pub const A_PORT: &str = "a port from 1 to 65535";
 
 impl Config {
     /// Reads `run`'s settings. `cpus` is what the machine (or its cgroup) offers.
-    pub fn read(args: RunArgs, variables: &Variables, known: &[String], cpus: usize) -> Result<Self, Problems> {
+    pub fn read(
+        args: RunArgs,
+        variables: &Variables,
+        known: &[String],
+        cpus: usize,
+    ) -> Result<Self, Problems> {
         let mut settings = Settings::new(variables);
         super::variables::check(&mut settings, variables, known);
         let config = read(&mut settings, args, cpus);
@@ -94,7 +99,12 @@ fn read(settings: &mut Settings<'_>, args: RunArgs, cpus: usize) -> Config {
             .value("access-log", args.access_log, "off, stdout or the path of a file", access_log)
             .unwrap_or(AccessLog::Stdout),
         log: settings
-            .value("log", args.log, "a level (error, warn, info, debug, trace) or a list of TARGET=LEVEL", log)
+            .value(
+                "log",
+                args.log,
+                "a level (error, warn, info, debug, trace) or a list of TARGET=LEVEL",
+                log,
+            )
             .unwrap_or_else(|| "info".to_owned()),
     };
     if config.capture.is_none() && config.forwards.is_empty() && config.serves.is_empty() {
@@ -125,8 +135,12 @@ fn capture(
     inbound_port: Option<String>,
 ) -> Option<Capture> {
     let capture = Capture {
-        outbound_port: settings.value("outbound-port", outbound_port, A_PORT, port).unwrap_or(DEFAULT_OUTBOUND_PORT),
-        inbound_port: settings.value("inbound-port", inbound_port, A_PORT, port).unwrap_or(DEFAULT_INBOUND_PORT),
+        outbound_port: settings
+            .value("outbound-port", outbound_port, A_PORT, port)
+            .unwrap_or(DEFAULT_OUTBOUND_PORT),
+        inbound_port: settings
+            .value("inbound-port", inbound_port, A_PORT, port)
+            .unwrap_or(DEFAULT_INBOUND_PORT),
     };
     (!settings.switch("no-capture", off)).then_some(capture)
 }
@@ -135,7 +149,8 @@ fn capture(
 fn distinct_ports(settings: &mut Settings<'_>, config: &Config) {
     let loopback = |port: NonZeroU16| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.get());
     let everywhere = |port: NonZeroU16| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port.get());
-    let mut listeners = vec![("--admin-port", loopback(config.admin_port)), ("--status-address", config.status_address)];
+    let mut listeners =
+        vec![("--admin-port", loopback(config.admin_port)), ("--status-address", config.status_address)];
     if let Some(capture) = config.capture {
         listeners.push(("--outbound-port", loopback(capture.outbound_port)));
         listeners.push(("--inbound-port", everywhere(capture.inbound_port)));
@@ -145,9 +160,9 @@ fn distinct_ports(settings: &mut Settings<'_>, config: &Config) {
     let mut by_port: BTreeMap<u16, Vec<(&str, SocketAddr)>> = BTreeMap::new();
     for (flag, address) in listeners {
         let taken = by_port.entry(address.port()).or_default();
-        let clash = taken
-            .iter()
-            .find(|(_, other)| other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified());
+        let clash = taken.iter().find(|(_, other)| {
+            other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified()
+        });
         match clash {
             Some((first, _)) => settings.problem(format!(
                 "{flag}: port {} is already taken by {first}: want a port of its own",

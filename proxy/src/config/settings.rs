@@ -74,7 +74,9 @@ impl<'a> Settings<'a> {
             (false, _) => (format!("--{flag}"), given),
         };
         let mut values = Vec::new();
-        for text in texts.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty()) {
+        for text in
+            texts.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty())
+        {
             match read(text) {
                 Some(value) => values.push(value),
                 None => self.problem(format!("{from} {text:?}: want {legal}")),
@@ -174,9 +176,13 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        for (text, millis) in [("250ms", Some(250)), ("30s", Some(30_000)), ("5m", Some(300_000)), ("1h", Some(3_600_000))]
-            .into_iter()
-            .chain(["", "30", "s", "-1s", "1.5s", "1 s", "1d", "18446744073709551615h"].map(|text| (text, None)))
+        for (text, millis) in
+            [("250ms", Some(250)), ("30s", Some(30_000)), ("5m", Some(300_000)), ("1h", Some(3_600_000))]
+                .into_iter()
+                .chain(
+                    ["", "30", "s", "-1s", "1.5s", "1 s", "1d", "18446744073709551615h"]
+                        .map(|text| (text, None)),
+                )
         {
             assert_eq!(duration(text), millis.map(Duration::from_millis), "{text:?}");
         }
@@ -184,9 +190,14 @@ mod tests {
 
     #[test]
     fn numbers_are_decimal_or_hexadecimal() {
-        for (text, value) in [("0", Some(0)), ("28530", Some(0x6f72)), ("0x6f72", Some(0x6f72)), ("4294967295", Some(u32::MAX))]
-            .into_iter()
-            .chain(["", "-1", "+1", "0x", "0x+1", "6f72", "4294967296"].map(|text| (text, None)))
+        for (text, value) in [
+            ("0", Some(0)),
+            ("28530", Some(0x6f72)),
+            ("0x6f72", Some(0x6f72)),
+            ("4294967295", Some(u32::MAX)),
+        ]
+        .into_iter()
+        .chain(["", "-1", "+1", "0x", "0x+1", "6f72", "4294967296"].map(|text| (text, None)))
         {
             assert_eq!(number(text), value, "{text:?}");
         }

@@ -10,8 +10,10 @@ use crate::init::options::{Action, InitOptions};
 const LEAST: &str = "run --control-plane cp:15012 --token-file /token";
 
 fn parse(line: &str, variables: &[(&str, &str)]) -> Result<Wanted, String> {
-    let arguments = ["outrigger-proxy"].into_iter().chain(line.split_ascii_whitespace()).map(Into::into).collect();
-    let variables: Variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let arguments =
+        ["outrigger-proxy"].into_iter().chain(line.split_ascii_whitespace()).map(Into::into).collect();
+    let variables: Variables =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     read(arguments, variables, 8).map_err(|instead| match instead {
         Instead::Said(text) | Instead::Wrong(text) => text,
     })
@@ -58,7 +60,8 @@ fn every_value_is_read() {
     let planes: Vec<String> = config.control_planes.iter().map(ToString::to_string).collect();
     assert_eq!(planes, ["cp-a:15012", "[fd00::2]:15013", "10.0.0.9:1"]);
     assert_eq!(config.token, Token::Text("or1.x.y".into()));
-    let forwards: Vec<String> = config.forwards.iter().map(|f| format!("{} {}", f.local, f.destination)).collect();
+    let forwards: Vec<String> =
+        config.forwards.iter().map(|f| format!("{} {}", f.local, f.destination)).collect();
     assert_eq!(forwards, ["127.0.0.1:9001 authority/orders.shop:80", "[::1]:9002 address/10.96.0.10:443"]);
     assert_eq!(config.serves[0].application, "127.0.0.1:8080".parse().unwrap());
     assert_eq!(config.addresses, ["10.0.0.5".parse::<IpAddr>().unwrap(), "fd00::5".parse().unwrap()]);
@@ -121,7 +124,10 @@ fn single_mistakes() {
         ("--no-capture", "--no-capture leaves nothing to do"),
         ("--outbound-port 15006", "--inbound-port: port 15006 is already taken by --outbound-port"),
         ("--forward 127.0.0.1:15020=a:80", "--forward: port 15020 is already taken by --status-address"),
-        ("--serve 127.0.0.1:81=127.0.0.1:80 --serve 0.0.0.0:81=127.0.0.1:80", "--serve: port 81 is already taken"),
+        (
+            "--serve 127.0.0.1:81=127.0.0.1:80 --serve 0.0.0.0:81=127.0.0.1:80",
+            "--serve: port 81 is already taken",
+        ),
         ("--forward 127.0.0.1:0=a:80", "--forward"),
         ("--forward 127.0.0.1:1=a", "--forward"),
         ("--address 0.0.0.0", "--address \"0.0.0.0\": want"),
@@ -162,11 +168,16 @@ fn help_names_the_variable_and_the_default_of_every_flag() {
 #[test]
 fn actions_of_init() {
     assert_eq!(init("init"), InitOptions::default());
-    for (flag, action) in [("--dry-run", Action::Print), ("--remove", Action::Remove), ("--check", Action::Check)] {
+    for (flag, action) in
+        [("--dry-run", Action::Print), ("--remove", Action::Remove), ("--check", Action::Check)]
+    {
         assert_eq!(init(&format!("init {flag}")).action, action);
     }
-    let report = parse("init --remove --check --inbound-port 15001 --backend ipfw --skip-uids root", &[]).unwrap_err();
-    for part in ["exclude each other", "are the same", "--backend \"ipfw\": want auto", "--skip-uids \"root\": want"] {
+    let report =
+        parse("init --remove --check --inbound-port 15001 --backend ipfw --skip-uids root", &[]).unwrap_err();
+    for part in
+        ["exclude each other", "are the same", "--backend \"ipfw\": want auto", "--skip-uids \"root\": want"]
+    {
         assert!(report.contains(part), "{part:?} is not in\n{report}");
     }
 }

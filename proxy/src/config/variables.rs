@@ -36,7 +36,8 @@ fn is_service_link(name: &str, value: &str) -> bool {
     // NAME_PORT_80_TCP_ADDR, …_PORT, …_PROTO
     let Some((_, rest)) = name.split_once("_PORT_") else { return false };
     let mut parts = rest.split('_');
-    let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    let number =
+        parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
     let protocol = parts.next().is_some_and(|part| matches!(part, "TCP" | "UDP" | "SCTP"));
     number && protocol && matches!(parts.next(), Some("ADDR" | "PORT" | "PROTO")) && parts.next().is_none()
 }
@@ -69,7 +70,9 @@ mod tests {
 
     #[test]
     fn the_distance_counts_edits() {
-        for (a, b, distance) in [("", "", 0), ("abc", "abc", 0), ("abc", "ac", 1), ("kitten", "sitting", 3), ("", "xy", 2)] {
+        for (a, b, distance) in
+            [("", "", 0), ("abc", "abc", 0), ("abc", "ac", 1), ("kitten", "sitting", 3), ("", "xy", 2)]
+        {
             assert_eq!((edits(a, b), edits(b, a)), (distance, distance), "{a} {b}");
         }
     }

@@ -56,7 +56,8 @@ pub fn install(options: &InitOptions) -> Result<String, String> {
         // nft is there, but this kernel does not do what it asks for: the older way may still work.
         Err(error) if backend == Backend::Nft && options.backend == Wish::Auto => {
             let with_iptables = install_with(Backend::Iptables, options, &families);
-            with_iptables.map_err(|second| format!("{}\nand with iptables: {}", error.advice(), second.advice()))?
+            with_iptables
+                .map_err(|second| format!("{}\nand with iptables: {}", error.advice(), second.advice()))?
         }
         Err(error) => return Err(error.advice()),
     };
@@ -79,7 +80,11 @@ fn install_with(backend: Backend, options: &InitOptions, families: &[Family]) ->
         Backend::Iptables => {
             for family in families {
                 let saved = saved(*family)?;
-                run(restore(*family), &RESTORE, &rules::iptables(options, *family, &saved, uids_are_mapped(options)))?;
+                run(
+                    restore(*family),
+                    &RESTORE,
+                    &rules::iptables(options, *family, &saved, uids_are_mapped(options)),
+                )?;
             }
             remove_nft_if_there();
         }
@@ -221,7 +226,8 @@ fn saved(family: Family) -> Result<String, ToolError> {
 
 fn nft_tables() -> Vec<Family> {
     let listed = run("nft", &["list", "tables"], "").unwrap_or_default();
-    let is_there = |family: &Family| listed.lines().any(|line| line.trim() == format!("table {} {TABLE}", family.nft()));
+    let is_there =
+        |family: &Family| listed.lines().any(|line| line.trim() == format!("table {} {TABLE}", family.nft()));
     [Family::V4, Family::V6].into_iter().filter(is_there).collect()
 }
 
@@ -259,7 +265,9 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String,
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input.as_bytes()) {
             // It ended before it had read everything: its message says why.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(failed(Failure::Io(error))),
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(failed(Failure::Io(error)));
+            }
             Ok(()) | Err(_) => {}
         }
     }
@@ -313,7 +321,8 @@ fn advice_on(program: &str, said: &str) -> &'static str {
     if has("Operation not permitted") || has("Permission denied") {
         return NO_CAPABILITY;
     }
-    let unknown = has("No such file or directory") || has("not supported") || has("does not exist") || has("No chain");
+    let unknown =
+        has("No such file or directory") || has("not supported") || has("does not exist") || has("No chain");
     match program {
         "nft" if unknown => {
             "The kernel lacks a module for these rules: load nft_chain_nat, nft_redir and nft_fib_ipv4/ipv6 on the \
@@ -345,7 +354,11 @@ mod tests {
         for (program, said, advice) in [
             ("nft", "Error: Could not process rule: Operation not permitted", "CAP_NET_ADMIN"),
             ("nft", "Error: Could not process rule: No such file or directory", "nft_chain_nat"),
-            ("iptables-restore", "iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat'", "iptable_nat"),
+            (
+                "iptables-restore",
+                "iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat'",
+                "iptable_nat",
+            ),
             ("iptables-restore", "Permission denied (you must be root)", "CAP_NET_ADMIN"),
             ("nft", "something else", "--dry-run"),
         ] {

@@ -38,7 +38,12 @@ enum Finding {
 
 /// Outgoing connections: changes nothing. An error if a family is not captured.
 pub fn outbound(options: &InitOptions) -> Result<String, String> {
-    report(apply::families(options).into_iter().map(|family| (Way::Out, family, outgoing(options, family))).collect())
+    report(
+        apply::families(options)
+            .into_iter()
+            .map(|family| (Way::Out, family, outgoing(options, family)))
+            .collect(),
+    )
 }
 
 /// Both directions.
@@ -82,7 +87,9 @@ fn report(findings: Vec<(Way, Family, Finding)>) -> Result<String, String> {
 fn outgoing(options: &InitOptions, family: Family) -> Finding {
     let uid = geteuid().as_raw();
     if uid == options.proxy_uid || options.skip_uids.contains(&uid) {
-        return Finding::Unknown(format!("connections of uid {uid} are exempt: run the check as another user"));
+        return Finding::Unknown(format!(
+            "connections of uid {uid} are exempt: run the check as another user"
+        ));
     }
     let Some(own) = own_address(family) else {
         return Finding::Unknown(format!("this namespace has no {} address besides loopback", family.name()));
@@ -117,13 +124,17 @@ fn probe(proxy: SocketAddr, target: SocketAddr, connect: impl FnOnce() -> io::Re
         Err(error) => return Finding::Broken(not_captured(proxy, target, &error)),
     };
     let Some(listener) = stand_in else {
-        return Finding::Works(format!("a connection to {target} reached what listens on port {}", proxy.port()));
+        return Finding::Works(format!(
+            "a connection to {target} reached what listens on port {}",
+            proxy.port()
+        ));
     };
     let finding = match accept(&listener) {
         Ok((stream, peer)) => match original_dst(&stream, peer) {
-            Ok(found) if found == target => {
-                Finding::Works(format!("a connection to {target} reached port {} with its destination", proxy.port()))
-            }
+            Ok(found) if found == target => Finding::Works(format!(
+                "a connection to {target} reached port {} with its destination",
+                proxy.port()
+            )),
             Ok(found) => Finding::Broken(format!("a connection to {target} arrived as one to {found}")),
             Err(error) => Finding::Broken(format!(
                 "a connection arrived without its original destination ({error}): the kernel needs nf_conntrack and nf_nat"

@@ -127,7 +127,8 @@ impl Message {
     fn send(mut self) -> io::Result<()> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        let mut socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_ROUTE)))?;
+        let mut socket =
+            Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_ROUTE)))?;
         socket.write_all(&self.0)?;
         let mut answer = [0; 4096];
         let read = socket.read(&mut answer)?;

@@ -166,7 +166,9 @@ fn read(settings: &mut Settings<'_>, args: InitArgs) -> InitOptions {
     let default = InitOptions::default();
     let a_mark = "a number from 0 to 4294967295, decimal or 0x…";
     let options = InitOptions {
-        inbound_port: settings.value("inbound-port", args.inbound_port, A_PORT, port).unwrap_or(default.inbound_port),
+        inbound_port: settings
+            .value("inbound-port", args.inbound_port, A_PORT, port)
+            .unwrap_or(default.inbound_port),
         outbound_port: settings
             .value("outbound-port", args.outbound_port, A_PORT, port)
             .unwrap_or(default.outbound_port),
@@ -215,11 +217,15 @@ fn read(settings: &mut Settings<'_>, args: InitArgs) -> InitOptions {
 }
 
 fn action(settings: &mut Settings<'_>, dry_run: bool, remove: bool, check: bool) -> Action {
-    let wanted: Vec<Action> = [("dry-run", dry_run, Action::Print), ("remove", remove, Action::Remove), ("check", check, Action::Check)]
-        .into_iter()
-        .filter(|(flag, given, _)| settings.switch(flag, *given))
-        .map(|(_, _, action)| action)
-        .collect();
+    let wanted: Vec<Action> = [
+        ("dry-run", dry_run, Action::Print),
+        ("remove", remove, Action::Remove),
+        ("check", check, Action::Check),
+    ]
+    .into_iter()
+    .filter(|(flag, given, _)| settings.switch(flag, *given))
+    .map(|(_, _, action)| action)
+    .collect();
     if wanted.len() > 1 {
         settings.problem("--dry-run, --remove and --check exclude each other: want one of them");
     }
@@ -227,7 +233,11 @@ fn action(settings: &mut Settings<'_>, dry_run: bool, remove: bool, check: bool)
 }
 
 fn uid(text: &str) -> Option<u32> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten().filter(|uid| *uid != u32::MAX)
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|uid| *uid != u32::MAX)
 }
 
 fn ports(text: &str) -> Option<Ports> {

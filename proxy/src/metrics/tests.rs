@@ -1,4 +1,4 @@
-use outrigger_core::verdict::Reason;
+use outrigger_certs::SpiffeId;
 
 use super::*;
 
@@ -61,7 +61,11 @@ fn shards_are_added_up() {
         one.request(&record("shop/orders:80", "shop/r/0"));
     }
     two.request(&RequestRecord { attempts: 3, ..record("shop/orders:80", "shop/r/0") });
-    two.request(&RequestRecord { status: 503, reason: Some(Reason::NoEndpoints), ..record("shop/orders:80", "") });
+    two.request(&RequestRecord {
+        status: 503,
+        reason: Some(Reason::NoEndpoints),
+        ..record("shop/orders:80", "")
+    });
     one.connection(&connection(":5432"));
     two.connection(&connection(":5432"));
     let page = registry.render(&Observed::default());
@@ -122,11 +126,35 @@ fn label_sets_beyond_the_budget_are_folded_and_counted() {
         .sum();
     assert_eq!(counted, 2000, "nothing is lost");
     let other = "direction=\"outbound\",protocol=\"http2\",service=\"other\",route=\"other\",status=\"2xx\"";
-    assert_eq!(value(&page, &format!("outrigger_requests_total{{{other}}}")), (2 * (1000 - BUDGET / 2)).to_string());
+    assert_eq!(
+        value(&page, &format!("outrigger_requests_total{{{other}}}")),
+        (2 * (1000 - BUDGET / 2)).to_string()
+    );
     let series: usize = value(&page, "outrigger_metrics_series").parse().unwrap();
     assert_eq!(series, BUDGET + 2, "the folded sets come on top");
     assert!(value(&page, "outrigger_metrics_folded_total").parse::<u64>().unwrap() > 1000);
     assert!(shard.requests.len() <= 100, "the way to the cells is bounded too: {}", shard.requests.len());
+}
+
+#[test]
+fn strangers_choose_no_labels() {
+    let peer = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").unwrap();
+    let (denied, refused) = (Some(Reason::Denied), Some(Reason::MtlsRequired));
+    for (direction, name, known, reason, label) in [
+        (Direction::Outbound, "shop/orders:80", false, None, "shop/orders:80"),
+        (Direction::Outbound, "address/203.0.113.7:443", false, None, EXTERNAL),
+        (Direction::Outbound, "authority/orders.shop:80", false, refused, "authority/orders.shop:80"),
+        (Direction::Inbound, ":8080", true, denied, ":8080"),
+        (Direction::Inbound, ":8080", false, None, ":8080"),
+        (Direction::Inbound, ":8080", false, refused, ""),
+    ] {
+        let record = ConnectionRecord { direction, reason, peer: known.then_some(&peer), ..connection(name) };
+        assert_eq!(
+            service(record.direction, record.service, record.peer.is_some(), record.reason),
+            label,
+            "{name}"
+        );
+    }
 }
 
 #[test]

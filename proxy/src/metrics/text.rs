@@ -9,7 +9,9 @@ use std::{
     time::SystemTime,
 };
 
-use super::{BOUNDS_US, ConnectionCells, Count, Family, Observed, Registry, RouteCells, process, unix_seconds};
+use super::{
+    BOUNDS_US, ConnectionCells, Count, Family, Observed, Registry, RouteCells, process, unix_seconds,
+};
 use crate::telemetry::Direction;
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -42,7 +44,13 @@ impl Registry {
         let (requests, routes, connections, handshakes, sets) = {
             let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
             let sets = families.sets();
-            (copy(&families.requests), copy(&families.routes), copy(&families.connections), copy(&families.handshakes), sets)
+            (
+                copy(&families.requests),
+                copy(&families.routes),
+                copy(&families.connections),
+                copy(&families.handshakes),
+                sets,
+            )
         };
         let mut page = Page(String::with_capacity(4096 + sets * 256));
 
@@ -62,18 +70,32 @@ impl Registry {
         page.sums("outrigger_connection_received_bytes_total", &connections, |cells| &cells.received);
         page.head("outrigger_connection_sent_bytes_total", "counter", "Opaque bytes to callers.");
         page.sums("outrigger_connection_sent_bytes_total", &connections, |cells| &cells.sent);
-        page.head("outrigger_handshake_failures_total", "counter", "TLS handshakes of the mesh that failed, by cause.");
+        page.head(
+            "outrigger_handshake_failures_total",
+            "counter",
+            "TLS handshakes of the mesh that failed, by cause.",
+        );
         page.counts("outrigger_handshake_failures_total", &handshakes);
 
         page.head("outrigger_connections_opened_total", "counter", "Connections accepted.");
-        page.directions("outrigger_connections_opened_total", |d| self.traffic[d as usize].opened.load(Relaxed));
+        page.directions("outrigger_connections_opened_total", |d| {
+            self.traffic[d as usize].opened.load(Relaxed)
+        });
         page.head("outrigger_connections_open", "gauge", "Connections open now.");
         page.directions("outrigger_connections_open", |d| self.connections_open(d).max(0).unsigned_abs());
 
         self.render_control(&mut page, observed);
         page.gauge("outrigger_metrics_series", "Label sets in use.", sets as u64);
-        page.counter("outrigger_metrics_folded_total", "New label sets folded into `other`.", self.folded.load(Relaxed));
-        page.counter("outrigger_access_log_dropped_total", "Access log lines dropped.", observed.access_log_dropped);
+        page.counter(
+            "outrigger_metrics_folded_total",
+            "New label sets folded into `other`.",
+            self.folded.load(Relaxed),
+        );
+        page.counter(
+            "outrigger_access_log_dropped_total",
+            "Access log lines dropped.",
+            observed.access_log_dropped,
+        );
         process::render(&mut page);
         page.0
     }
@@ -101,7 +123,11 @@ impl Registry {
         );
         page.head("outrigger_certificate_requests_total", "counter", "Requests for a certificate.");
         for (result, count) in [("issued", &control.issued), ("failed", &control.not_issued)] {
-            page.line("outrigger_certificate_requests_total", &labels(&[("result", result)]), count.load(Relaxed));
+            page.line(
+                "outrigger_certificate_requests_total",
+                &labels(&[("result", result)]),
+                count.load(Relaxed),
+            );
         }
         page.gauge(
             "outrigger_certificate_not_after_timestamp_seconds",
@@ -178,7 +204,11 @@ impl Page {
                     None => writeln!(self.0, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}"),
                 };
             }
-            self.seconds("outrigger_request_duration_seconds_sum", labels, sum(shards, |cells| &cells.sum_us));
+            self.seconds(
+                "outrigger_request_duration_seconds_sum",
+                labels,
+                sum(shards, |cells| &cells.sum_us),
+            );
             self.line("outrigger_request_duration_seconds_count", labels, count);
         }
     }

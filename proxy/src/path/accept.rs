@@ -24,7 +24,10 @@ use tokio::{
     task,
 };
 
-use super::original_dst::{self, canonical};
+use super::{
+    dial,
+    original_dst::{self, canonical},
+};
 use crate::{context::Ctx, inbound, outbound, telemetry::Direction, worker::Worker};
 
 /// A connection, and what its listener or the redirect says it wants.
@@ -85,6 +88,10 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, duty: Duty) {
             () = &mut going => break,
             accepted = listener.accept() => accepted,
         };
+        let accepted = accepted.and_then(|(stream, peer)| {
+            dial::leaves_reserve(&stream)?;
+            Ok((stream, peer))
+        });
         match accepted {
             Ok((stream, peer)) => {
                 trouble = Trouble::default();

@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{config::HostPort, path::dial::dial};
+use crate::{config::HostPort, path::dial::dial_from_reserve};
 
 /// Of one address of a control plane.
 const DIAL: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ async fn dial_any(target: &HostPort, mark: Option<NonZeroU32>) -> Result<TcpStre
         .map_err(unresolved)?;
     let mut last = unresolved(io::ErrorKind::NotFound.into());
     for address in found {
-        match timeout(DIAL, dial(address, mark)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        match timeout(DIAL, dial_from_reserve(address, mark)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = ConnectError::Dial { address, error },

@@ -45,7 +45,12 @@ pub(crate) fn captured(space: &mut Space, backend: Backend) -> Result<(), Failed
     space.installed(backend.flag())?;
     // The check proves both directions by connections of its own, the incoming one from another namespace.
     let report = space.installed("--check")?;
-    for line in ["outgoing IPv4: captured", "incoming IPv4: captured", "outgoing IPv6: captured", "incoming IPv6: captured"] {
+    for line in [
+        "outgoing IPv4: captured",
+        "incoming IPv4: captured",
+        "outgoing IPv6: captured",
+        "incoming IPv6: captured",
+    ] {
         ensure(report.contains(line), format!("no {line:?} in\n{report}"))?;
     }
     // And by ours: to an address that is nobody's, where there is a way to it.
@@ -74,7 +79,23 @@ pub(crate) fn removed(space: &mut Space, backend: Backend) -> Result<(), Failed>
     space.run("nft", &["add", "chain", "ip", "others", "c", "{ type nat hook output priority -90; }"])?;
     space.run("nft", &["add", "rule", "ip", "others", "c", "tcp", "dport", "81", "redirect", "to", ":82"])?;
     if matches!(backend, Backend::Iptables) {
-        space.run("iptables", &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "83", "-j", "REDIRECT", "--to-ports", "84"])?;
+        space.run(
+            "iptables",
+            &[
+                "-t",
+                "nat",
+                "-A",
+                "OUTPUT",
+                "-p",
+                "tcp",
+                "--dport",
+                "83",
+                "-j",
+                "REDIRECT",
+                "--to-ports",
+                "84",
+            ],
+        )?;
     }
     // An installation makes the built-in chains of iptables; those are not ours to remove.
     space.installed(backend.flag())?;
@@ -158,13 +179,22 @@ pub(crate) fn check_can_fail(space: &mut Space, backend: Backend) -> Result<(), 
         Ok(said)
     };
     let said = check(space, "--check")?;
-    for line in ["outgoing IPv4: NOT", "incoming IPv4: NOT", "outgoing IPv6: NOT", "incoming IPv6: NOT", "run `outrigger-proxy init` first"] {
+    for line in [
+        "outgoing IPv4: NOT",
+        "incoming IPv4: NOT",
+        "outgoing IPv6: NOT",
+        "incoming IPv6: NOT",
+        "run `outrigger-proxy init` first",
+    ] {
         ensure(said.contains(line), format!("no {line:?} in\n{said}"))?;
     }
     // Rules for another port than the proxy's.
     space.installed(&format!("{} --outbound-port 7001", backend.flag()))?;
     let said = check(space, "--check")?;
-    ensure(said.contains("outgoing IPv4: NOT") && said.contains("they point to another port than 15001"), said)
+    ensure(
+        said.contains("outgoing IPv4: NOT") && said.contains("they point to another port than 15001"),
+        said,
+    )
 }
 
 pub(crate) fn replaced(space: &mut Space) -> Result<(), Failed> {
@@ -186,7 +216,10 @@ pub(crate) fn no_capability(space: &mut Space) -> Result<(), Failed> {
     for backend in ["auto", "nft", "iptables"] {
         let output = inside.args(["--backend", backend]).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure(output.status.code() == Some(1) && said.contains("CAP_NET_ADMIN"), format!("{backend}: {said}"))?;
+        ensure(
+            output.status.code() == Some(1) && said.contains("CAP_NET_ADMIN"),
+            format!("{backend}: {said}"),
+        )?;
         inside = Command::new("unshare");
         inside.args(["--user", "--map-root-user", env!("CARGO_BIN_EXE_outrigger-proxy"), "init"]);
     }
@@ -217,7 +250,15 @@ pub(crate) fn running_proxy(space: &mut Space) -> Result<(), Failed> {
     let identity = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders")?;
     let token = JoinToken::new(&authority, identity, Labels::default(), Duration::from_secs(60), false, now)?;
     let mut proxy = space.proxy();
-    proxy.args(["run", "--control-plane", "127.0.0.1:1", "--workers", "1", "--token", &token.sign(&authority)?]);
+    proxy.args([
+        "run",
+        "--control-plane",
+        "127.0.0.1:1",
+        "--workers",
+        "1",
+        "--token",
+        &token.sign(&authority)?,
+    ]);
     let _proxy = Running(proxy.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
     wait_for("the proxy answers on its status port", || {
         let Ok(mut stream) = connect("127.0.0.1:15020", None) else { return false };
@@ -227,8 +268,16 @@ pub(crate) fn running_proxy(space: &mut Space) -> Result<(), Failed> {
             && answer.starts_with("HTTP/1.1 200")
     })?;
     let report = space.installed("--check")?;
-    for line in ["outgoing IPv4: captured", "incoming IPv4: captured", "outgoing IPv6: captured", "incoming IPv6: captured"] {
-        ensure(report.contains(line) && report.contains("what listens on port"), format!("no {line:?} in\n{report}"))?;
+    for line in [
+        "outgoing IPv4: captured",
+        "incoming IPv4: captured",
+        "outgoing IPv6: captured",
+        "incoming IPv6: captured",
+    ] {
+        ensure(
+            report.contains(line) && report.contains("what listens on port"),
+            format!("no {line:?} in\n{report}"),
+        )?;
     }
     Ok(())
 }

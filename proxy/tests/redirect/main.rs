@@ -20,13 +20,15 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let refusal = space::enter().err().map(|error| format!("no user namespace: {error}"));
     let mut trials = Vec::new();
-    let mut add = |name: String, tools: &[&str], case: Box<dyn Fn(&mut Space) -> Result<(), Failed> + Send>| {
-        let missing = tools.iter().find(|tool| !space::has(tool)).map(|tool| format!("{tool} is not installed"));
-        let why = refusal.clone().or(missing);
-        let kind = why.clone().unwrap_or_default();
-        let trial = Trial::test(name, move || case(&mut Space::new()?));
-        trials.push(trial.with_kind(kind).with_ignored_flag(why.is_some()));
-    };
+    let mut add =
+        |name: String, tools: &[&str], case: Box<dyn Fn(&mut Space) -> Result<(), Failed> + Send>| {
+            let missing =
+                tools.iter().find(|tool| !space::has(tool)).map(|tool| format!("{tool} is not installed"));
+            let why = refusal.clone().or(missing);
+            let kind = why.clone().unwrap_or_default();
+            let trial = Trial::test(name, move || case(&mut Space::new()?));
+            trials.push(trial.with_kind(kind).with_ignored_flag(why.is_some()));
+        };
     for backend in [Backend::Nft, Backend::Iptables] {
         let each: [(&str, fn(&mut Space, Backend) -> Result<(), Failed>); 7] = [
             ("connections_are_captured_both_ways_in_both_families", cases::captured),

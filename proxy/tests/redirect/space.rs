@@ -116,7 +116,10 @@ pub(crate) fn connect(to: &str, mark: Option<u32>) -> Result<TcpStream, Failed> 
 }
 
 /// Accepts the connection whose caller is `client`, and gives its original destination if it was redirected.
-pub(crate) fn accept(listener: &TcpListener, client: &TcpStream) -> Result<(TcpStream, Option<SocketAddr>), Failed> {
+pub(crate) fn accept(
+    listener: &TcpListener,
+    client: &TcpStream,
+) -> Result<(TcpStream, Option<SocketAddr>), Failed> {
     let deadline = Instant::now() + SOON;
     let caller = client.local_addr()?;
     loop {

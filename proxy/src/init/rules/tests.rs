@@ -206,7 +206,9 @@ fn everything() -> InitOptions {
         proxy_mark: NonZeroU32::new(1),
         skip_inbound_ports: vec![22..=22, 15020..=15020, 16000..=16010],
         skip_outbound_ports: vec![3306..=3306, 9000..=9010],
-        skip_outbound_networks: ["10.0.0.0/8", "169.254.169.254/32", "fd00::/8"].map(|n| n.parse().unwrap()).to_vec(),
+        skip_outbound_networks: ["10.0.0.0/8", "169.254.169.254/32", "fd00::/8"]
+            .map(|n| n.parse().unwrap())
+            .to_vec(),
         skip_uids: vec![1000, 1001],
         ..InitOptions::default()
     }
