@@ -27,9 +27,12 @@ pub mod metrics;
 pub mod outbound;
 pub mod path;
 pub mod readiness;
+#[cfg(test)]
+mod rig;
 pub mod shared;
 pub mod store;
 pub mod sync;
 pub mod tcp;
 pub mod telemetry;
 pub mod worker;
+#[cfg(test)] mod telemetry_cost;
