@@ -1,6 +1,6 @@
 //! One request for a certificate, to one control plane.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{error::Error as _, num::NonZeroU32, sync::Arc, time::Duration};
 
 use outrigger_certs::{
     Credential, CredentialError, Credentials, JoinToken, KeyRequest, SpiffeId, TrustBundle, TrustDomain,
@@ -10,7 +10,7 @@ use outrigger_certs::{
 use outrigger_proto::pb::{SignRequest, SignResponse, identity_client::IdentityClient};
 use rustls::pki_types::UnixTime;
 use tokio::time::timeout;
-use tonic::{Code, Request, metadata::MetadataValue};
+use tonic::{Request, metadata::MetadataValue};
 
 use super::BadToken;
 use crate::{
@@ -106,10 +106,8 @@ pub(super) async fn ask(
     }
     match timeout(ANSWER, IdentityClient::new(channel).sign(request)).await {
         Ok(Ok(response)) => Ok(Answer(response.into_inner())),
-        // A connection that broke is no verdict on what was shown.
-        Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
-            Err(AskError::Broken(connect::explain(&status)))
-        }
+        // A status that was made here, for a connection that broke, is no verdict on what was shown.
+        Ok(Err(status)) if status.source().is_some() => Err(AskError::Broken(connect::explain(&status))),
         Ok(Err(status)) => Err(AskError::Refused(connect::explain(&status))),
         Err(_) => Err(AskError::Silent),
     }

@@ -30,6 +30,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(5);
 /// Until a control plane has answered the first words on a stream.
 const ANSWER: Duration = Duration::from_secs(3);
+/// A control plane that will not have us says so within this time after its answer.
+const REFUSAL: Duration = Duration::from_millis(200);
 /// The list of control planes is in the order of preference: later ones are first tried this much later each.
 const STAGGER: Duration = Duration::from_millis(200);
 /// Updates handed over at once.
@@ -44,7 +46,7 @@ pub(super) enum Command {
 pub(super) enum Report {
     /// There is a connection; waiting for [`Command::Open`].
     Connected,
-    /// The stream is there.
+    /// The stream is there and was not refused.
     Opened,
     Updates(Vec<pb::ConfigureResponse>),
     /// The connection is gone, or never came about; being tried again.
@@ -136,12 +138,18 @@ impl Link {
             Ok(Err(status)) => return Ended::Lost(format!("refused: {}", connect::explain(&status))),
             Err(_) => return Ended::Lost(format!("no answer within {} s", ANSWER.as_secs())),
         };
-        if !self.report(Report::Opened).await {
-            return Ended::Over;
-        }
+        let accepted = sleep(REFUSAL);
+        tokio::pin!(accepted);
+        let mut opened = false;
         loop {
             tokio::select! {
                 biased;
+                () = &mut accepted, if !opened => {
+                    opened = true;
+                    if !self.report(Report::Opened).await {
+                        return Ended::Over;
+                    }
+                }
                 command = self.commands.recv() => match command {
                     Some(Command::Send(kind)) => {
                         // If the stream has ended, that is what the other arm is about to find out.
@@ -162,8 +170,13 @@ impl Link {
                         }
                         next = if updates.len() < BATCH { incoming.message().now_or_never() } else { None };
                     };
-                    if !updates.is_empty() && !self.report(Report::Updates(updates)).await {
-                        return Ended::Over;
+                    if !updates.is_empty() {
+                        if !std::mem::replace(&mut opened, true) && !self.report(Report::Opened).await {
+                            return Ended::Over;
+                        }
+                        if !self.report(Report::Updates(updates)).await {
+                            return Ended::Over;
+                        }
                     }
                     if let Some(why) = ended {
                         return Ended::Lost(why);

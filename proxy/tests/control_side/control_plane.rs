@@ -68,6 +68,8 @@ pub(crate) struct Script {
     /// Signed instead of what was attested.
     pub(crate) impostor: Mutex<Option<SpiffeId>>,
     pub(crate) signed: Mutex<Vec<Signed>>,
+    /// Ends every new stream, after it was answered.
+    pub(crate) unwelcome: Mutex<Option<Status>>,
 }
 
 /// A request for a certificate as it came in.
@@ -152,6 +154,7 @@ impl ControlPlane {
             refusals: Mutex::default(),
             impostor: Mutex::default(),
             signed: Mutex::default(),
+            unwelcome: Mutex::default(),
         });
         let (kill, killed) = oneshot::channel();
         let (freeze, mut freezes) = mpsc::unbounded_channel::<StdReceiver<()>>();
@@ -341,6 +344,11 @@ impl Mesh for Script {
         let registered = Registration::verify(&hello.registration, &self.ca.authority, SystemTime::now());
         assert_eq!(registered.unwrap().identity, peer);
         let (outgoing, responses) = mpsc::channel(1024);
+        let unwelcome = self.unwelcome.lock().unwrap().clone();
+        if let Some(status) = unwelcome {
+            let _ = outgoing.send(Err(status)).await;
+            return Ok(Response::new(ReceiverStream::new(responses)));
+        }
         let _ = self.streams.send(Stream { hello, peer, incoming, outgoing, nonce: 0 });
         Ok(Response::new(ReceiverStream::new(responses)))
     }

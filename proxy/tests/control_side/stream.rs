@@ -220,6 +220,22 @@ async fn another_control_plane_takes_over_within_a_second() {
 }
 
 #[tokio::test]
+async fn a_control_plane_that_refuses_is_left_for_the_next() {
+    let ca = Ca::new();
+    let (mut first, mut second) = (ControlPlane::start(&ca), ControlPlane::start(&ca));
+    *first.script().unwelcome.lock().unwrap() = Some(tonic::Status::resource_exhausted("full"));
+    let setup = Setup::new(&[first.address, second.address], &ca.token());
+    let proxy = setup.start();
+    let _stream = second.configured().await;
+    proxy.ready().await;
+    proxy.stands([Standing::Away, Standing::Active]).await;
+    assert_eq!(proxy.discovery.control_planes()[0].last_error, "ResourceExhausted: full");
+    *first.script().unwelcome.lock().unwrap() = None;
+    assert!(first.stream().await.hello.presence_only);
+    proxy.stands([Standing::Standby, Standing::Active]).await;
+}
+
+#[tokio::test]
 async fn a_control_plane_that_falls_silent_is_noticed_in_ten_seconds() {
     let ca = Ca::new();
     let (mut first, mut second) = (ControlPlane::start(&ca), ControlPlane::start(&ca));
@@ -229,17 +245,19 @@ async fn a_control_plane_that_falls_silent_is_noticed_in_ten_seconds() {
     let _presence = second.stream().await;
     let thaw = first.freeze();
     // Nothing closes, nothing answers.
-    let taking_over = second.stream();
-    tokio::pin!(taking_over);
     let mut seconds = 0;
-    let stream = loop {
+    let taking_over = async {
+        // A slow machine may lose the other connection to the haste of this test; it comes back to stand by.
+        while second.stream().await.hello.presence_only {}
+    };
+    tokio::pin!(taking_over);
+    loop {
         tokio::select! {
-            stream = &mut taking_over => break stream,
+            () = &mut taking_over => break,
             () = pass(Duration::from_secs(1)) => seconds += 1,
         }
         assert!(seconds < 12, "not noticed");
-    };
-    assert!(!stream.hello.presence_only);
+    }
     assert!(seconds > 2, "a moment of silence is not the end");
     drop(thaw);
 }
@@ -336,11 +354,14 @@ async fn what_is_unused_for_ten_minutes_is_unsubscribed() {
         // In use: as often as this is looked at.
         proxy.discovery.touch(&orders());
         pass(Duration::from_secs(60)).await;
+        // Twice there and back: what keeps the connection alive has gone the same way.
+        for _ in 0..2 {
+            stream.send(vec![]).await;
+            stream.acknowledged().await;
+        }
     }
     proxy.knows(&orders()).await;
-    for _ in 0..12 {
-        pass(Duration::from_secs(60)).await;
-    }
+    pass(Duration::from_secs(660)).await;
     let Kind::Unsubscribe(unwanted) = stream.next_but_state().await else { panic!("gives it up") };
     assert_eq!(unwanted.keys, ["address/10.96.0.10:80"], "and not what was configured");
     proxy.no_longer_knows(&orders()).await;
@@ -356,7 +377,7 @@ async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 #[tokio::test]
