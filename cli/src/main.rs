@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod certs;
 mod demo;
+mod http;
 mod output;
 mod status;
 mod token;

@@ -1,5 +1,7 @@
 //! How answers look: tables for people, JSON for programs.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -9,10 +11,67 @@ pub(crate) enum Output {
     Json,
 }
 
-/// A table without frames, one line per row, columns as wide as their content.
-pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+/// A table without frames: a line per row, columns as wide as their content, two spaces between. Nothing is wrapped or
+/// cut, so that a line can be copied and searched whatever the terminal's width is.
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::TableStyle::new()).set_header(header.to_vec());
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header);
     table.add_rows(rows);
-    table.to_string()
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// `-` for what is empty.
+pub(crate) fn or_dash(text: impl Into<String>) -> String {
+    let text = text.into();
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+/// Roughly how long, in its largest unit.
+pub(crate) fn roughly(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        172_800.. => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// `in 3 d`, `5 min ago`.
+pub(crate) fn relative(unix: i64, now: SystemTime) -> String {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let apart = roughly(Duration::from_secs(now.abs_diff(unix)));
+    if unix >= now { format!("in {apart}") } else { format!("{apart} ago") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_plain_columns() {
+        let rows = [["a".to_owned(), "1".to_owned()], ["long name".to_owned(), "22".to_owned()]];
+        assert_eq!(table(["NAME", "N"], rows), "NAME       N\na          1\nlong name  22");
+    }
+
+    #[test]
+    fn times_are_told_in_one_unit() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (unix, told) in [
+            (1_000_030, "in 30 s"),
+            (999_400, "10 min ago"),
+            (1_000_000 + 3 * 86_400, "in 3 d"),
+            (1_000_000 - 86_400, "24 h ago"),
+        ] {
+            assert_eq!(relative(unix, now), told);
+        }
+    }
 }

@@ -1,12 +1,21 @@
-//! `outrigger status`.
+//! `outrigger status`: what the control plane runs, errors first.
 
-use std::process::ExitCode;
+mod report;
 
-use crate::output::Output;
+use std::{process::ExitCode, time::SystemTime};
+
+use anyhow::{Context as _, ensure};
+use report::{Proxy, Report, Service};
+use serde::Deserialize as _;
+
+use crate::{
+    http,
+    output::{Output, or_dash, relative, roughly, table},
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the control plane answers /status
+    /// The control plane's status port
     #[arg(
         long,
         env = "OUTRIGGER_CONTROL_PLANE_STATUS",
@@ -18,6 +27,150 @@ pub(crate) struct Args {
     output: Output,
 }
 
-pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let base = &args.control_plane_status;
+    let answer = http::get("the control plane", base, "/status")?;
+    ensure!(answer.status.is_success(), "the control plane at {base} answers {}", answer.status);
+    let json: serde_json::Value =
+        serde_json::from_slice(&answer.body).with_context(|| format!("what {base} says is not JSON"))?;
+    let report = Report::deserialize(&json).with_context(|| format!("what {base} says"))?;
+    match args.output {
+        Output::Json => println!("{json:#}"),
+        Output::Table => print!("{}", describe(&report, base, SystemTime::now())),
+    }
+    Ok(ExitCode::from(u8::from(!report.configuration.errors.is_empty())))
 }
+
+fn describe(report: &Report, base: &str, now: SystemTime) -> String {
+    let sections = [
+        Some(control_plane(report, base, now)),
+        errors(report),
+        refusals(report),
+        Some(proxies(&report.proxies)),
+        Some(services(&report.services)),
+    ];
+    let sections: Vec<_> = sections.into_iter().flatten().collect();
+    sections.join("\n\n") + "\n"
+}
+
+fn control_plane(report: &Report, base: &str, now: SystemTime) -> String {
+    let Report { version, uptime_seconds, ready, reasons, ca, configuration, .. } = report;
+    let up = roughly(std::time::Duration::from_secs(*uptime_seconds));
+    let mut text =
+        format!("CONTROL PLANE {base}\n  version {version}, up {up}, trust domain {}", ca.trust_domain);
+    if *ready {
+        text += "\n  ready";
+    }
+    for reason in reasons {
+        text += &format!("\n  not ready: {reason}");
+    }
+    let in_force = match configuration.generation {
+        0 => "none".to_owned(),
+        generation => format!(
+            "generation {generation} ({}), {} files, taken {}",
+            configuration.version,
+            configuration.files.len(),
+            relative(configuration.taken_at, now)
+        ),
+    };
+    text += &format!("\n  configuration in force: {in_force}");
+    for (index, root) in ca.roots.iter().enumerate() {
+        let role = if index == 0 { "signs" } else { "trusted" };
+        text += &format!("\n  root {} {role}, ends {}", root.sha256, relative(root.not_after_unix, now));
+    }
+    if let Some(error) = &ca.error {
+        text += &format!("\n  AUTHORITY'S FILES REFUSED: {error}");
+    }
+    text
+}
+
+fn errors(report: &Report) -> Option<String> {
+    let errors = &report.configuration.errors;
+    if errors.is_empty() {
+        return None;
+    }
+    let in_force = match report.configuration.generation {
+        0 => "nothing is in force".to_owned(),
+        generation => format!("generation {generation} stays in force"),
+    };
+    let lines = errors.iter().map(|error| {
+        let what = [&error.object, &error.field].into_iter().filter(|part| !part.is_empty());
+        let what: String = what.map(|part| format!("{part}: ")).collect();
+        format!("\n  {}:{}:{}: {what}{}", error.file, error.line, error.column, error.reason)
+    });
+    Some(format!("CONFIGURATION ERRORS ({}); {in_force}{}", errors.len(), lines.collect::<String>()))
+}
+
+fn refusals(report: &Report) -> Option<String> {
+    let lines: Vec<String> = report
+        .proxies
+        .iter()
+        .flat_map(|proxy| proxy.refused.iter().map(move |refusal| (proxy, refusal)))
+        .map(|(proxy, refusal)| {
+            let errors = refusal.errors.iter().map(|error| format!("{}: {}", error.field, error.reason));
+            let errors: Vec<_> = errors.collect();
+            format!("\n  {} ({}): {}: {}", proxy.identity, proxy.instance, refusal.key, errors.join("; "))
+        })
+        .collect();
+    (!lines.is_empty()).then(|| format!("REFUSED BY PROXIES ({}){}", lines.len(), lines.concat()))
+}
+
+fn proxies(proxies: &[Proxy]) -> String {
+    if proxies.is_empty() {
+        return "PROXIES (0)".to_owned();
+    }
+    let rows = proxies.iter().map(|proxy| {
+        let state = match proxy {
+            Proxy { draining: true, .. } => "draining",
+            Proxy { connected: false, .. } => "away",
+            Proxy { ready: false, .. } => "not ready",
+            Proxy { .. } => "ready",
+        };
+        let configuration = match proxy {
+            Proxy { connected: false, .. } => "-".to_owned(),
+            Proxy { presence_only: true, .. } => "elsewhere".to_owned(),
+            Proxy { refused, .. } if !refused.is_empty() => format!("refused {}", refused.len()),
+            Proxy { in_sync: true, acked_generation, .. } => format!("generation {acked_generation}"),
+            Proxy { acked_generation, .. } => format!("generation {acked_generation}, behind"),
+        };
+        let labels: Vec<_> = proxy.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        [
+            proxy.identity.clone(),
+            proxy.instance.chars().take(8).collect(),
+            or_dash(proxy.addresses.join(",")),
+            or_dash(proxy.zone.as_str()),
+            or_dash(labels.join(",")),
+            state.to_owned(),
+            configuration,
+            proxy.subscriptions.to_string(),
+            proxy.version.clone(),
+        ]
+    });
+    let header =
+        ["IDENTITY", "INSTANCE", "ADDRESS", "ZONE", "LABELS", "STATE", "CONFIGURATION", "KEYS", "VERSION"];
+    format!("PROXIES ({})\n{}", proxies.len(), table(header, rows))
+}
+
+fn services(services: &[Service]) -> String {
+    if services.is_empty() {
+        return "SERVICES (0)".to_owned();
+    }
+    let rows = services.iter().flat_map(|service| {
+        service.ports.iter().map(move |port| {
+            let endpoints: Vec<_> = port.endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
+            [
+                format!("{}/{}", service.namespace, service.name),
+                port.port.to_string(),
+                port.protocol.clone(),
+                or_dash(service.addresses.join(",")),
+                or_dash(port.routes.join(",")),
+                or_dash(endpoints.join(",")),
+            ]
+        })
+    });
+    let header = ["SERVICE", "PORT", "PROTOCOL", "ADDRESS", "ROUTES", "ENDPOINTS"];
+    format!("SERVICES ({})\n{}", services.len(), table(header, rows))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! One GET at a time, over plain HTTP/1.1: what the subcommands ask status and admin ports with.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Far above what a mesh of thousands of workloads says of itself.
+const MAX_BODY: usize = 256 << 20;
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+/// Asks `path` of the server at `base`, which errors call `who`.
+pub(crate) fn get(who: &str, base: &str, path: &str) -> anyhow::Result<Answer> {
+    let uri: Uri =
+        base.parse().map_err(|_| anyhow!("{base:?} is not a URL such as http://127.0.0.1:15014"))?;
+    ensure!(uri.scheme_str() == Some("http"), "{base:?}: want a URL that begins with http://");
+    let authority = uri.authority().with_context(|| format!("{base:?} names no host"))?;
+    let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let exchange = exchange(address, authority.as_str(), path);
+        match timeout(PATIENCE, exchange).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                let hint = match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+                    Some(std::io::ErrorKind::ConnectionRefused) => "; is it running?",
+                    _ => "",
+                };
+                bail!("cannot reach {who} at {base}: {}{hint}", plain(&error))
+            }
+            Err(_) => bail!("{who} at {base} does not answer within {} s", PATIENCE.as_secs()),
+        }
+    })
+}
+
+async fn exchange(address: (&str, u16), host: &str, path: &str) -> anyhow::Result<Answer> {
+    let socket = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+    driver.abort();
+    let body = body.map_err(|error| anyhow!("the answer broke off: {error}"))?.to_bytes();
+    Ok(Answer { status, body })
+}
+
+/// An error without its number: "Connection refused (os error 111)" says nothing more to anybody.
+fn plain(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+
+    fn told(base: &str) -> String {
+        format!("{:#}", get("the control plane", base, "/status").err().unwrap())
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told_in_words() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(
+            told(&format!("http://{free}")),
+            format!("cannot reach the control plane at http://{free}: connection refused; is it running?")
+        );
+        assert!(told("https://127.0.0.1:1").contains("begins with http://"));
+        assert!(told("nonsense").contains("http://"));
+        assert!(told("http://no.such.host.invalid:1").starts_with("cannot reach the control plane at"));
+    }
+
+    #[test]
+    fn an_answer_comes_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut head = [0; 1024];
+            let read = socket.read(&mut head).unwrap();
+            socket.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 3\r\n\r\nyes").unwrap();
+            String::from_utf8_lossy(&head[..read]).into_owned()
+        });
+        let answer = get("it", &format!("http://{address}"), "/readyz").unwrap();
+        assert_eq!((answer.status, &*answer.body), (StatusCode::SERVICE_UNAVAILABLE, &b"yes"[..]));
+        let head = server.join().unwrap();
+        assert!(
+            head.starts_with("GET /readyz HTTP/1.1\r\n") && head.contains(&address.to_string()),
+            "{head}"
+        );
+    }
+}

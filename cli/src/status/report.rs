@@ -1,0 +1,113 @@
+//! What is read of the control plane's `/status`. Fields that are not shown are not named; ones that are missing, as in
+//! the answer of another version, count as empty.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+pub(super) struct Report {
+    pub(super) version: String,
+    pub(super) uptime_seconds: u64,
+    pub(super) ready: bool,
+    #[serde(default)]
+    pub(super) reasons: Vec<String>,
+    pub(super) ca: Ca,
+    pub(super) configuration: Configuration,
+    #[serde(default)]
+    pub(super) proxies: Vec<Proxy>,
+    #[serde(default)]
+    pub(super) services: Vec<Service>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Ca {
+    pub(super) trust_domain: String,
+    #[serde(default)]
+    pub(super) roots: Vec<outrigger_certs::inspect::Summary>,
+    #[serde(default)]
+    pub(super) error: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Configuration {
+    pub(super) generation: u64,
+    #[serde(default)]
+    pub(super) version: String,
+    #[serde(default)]
+    pub(super) taken_at: i64,
+    #[serde(default)]
+    pub(super) files: Vec<String>,
+    #[serde(default)]
+    pub(super) errors: Vec<ConfigError>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ConfigError {
+    pub(super) file: String,
+    pub(super) line: u64,
+    pub(super) column: u64,
+    #[serde(default)]
+    pub(super) object: String,
+    #[serde(default)]
+    pub(super) field: String,
+    pub(super) reason: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Proxy {
+    pub(super) identity: String,
+    pub(super) instance: String,
+    pub(super) version: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) addresses: Vec<String>,
+    pub(super) zone: String,
+    pub(super) ready: bool,
+    pub(super) draining: bool,
+    pub(super) connected: bool,
+    pub(super) presence_only: bool,
+    pub(super) subscriptions: u64,
+    pub(super) in_sync: bool,
+    pub(super) acked_generation: u64,
+    pub(super) refused: Vec<Refusal>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Refusal {
+    pub(super) key: String,
+    #[serde(default)]
+    pub(super) errors: Vec<FieldError>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FieldError {
+    pub(super) field: String,
+    pub(super) reason: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Service {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) ports: Vec<Port>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Port {
+    pub(super) port: u16,
+    #[serde(default)]
+    pub(super) protocol: String,
+    #[serde(default)]
+    pub(super) routes: Vec<String>,
+    #[serde(default)]
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Endpoint {
+    pub(super) address: String,
+}

@@ -1,0 +1,101 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+
+fn report(edit: impl FnOnce(&mut serde_json::Value)) -> Report {
+    let mut json = serde_json::json!({
+        "version": "0.1.0", "uptime_seconds": 90, "ready": true, "reasons": [],
+        "ca": {"trust_domain": "mesh.local", "roots": [], "error": null, "something_newer": 1},
+        "configuration": {"generation": 3, "version": "abcd", "taken_at": 1000, "files": ["a.yaml"], "errors": []},
+        "proxies": [
+            {"identity": "spiffe://mesh.local/ns/shop/sa/web", "instance": "0123456789", "version": "0.1.0",
+             "labels": {"app": "web"}, "addresses": ["10.0.0.1"], "zone": "", "ready": true, "connected": true,
+             "in_sync": true, "acked_generation": 3, "subscriptions": 4},
+        ],
+        "services": [
+            {"namespace": "shop", "name": "orders", "addresses": ["10.96.0.10"],
+             "ports": [{"port": 80, "protocol": "http", "routes": ["shop/split"],
+                        "endpoints": [{"address": "10.0.0.2:8080"}, {"address": "10.0.0.3:8080"}]}]},
+        ],
+    });
+    edit(&mut json);
+    Report::deserialize(&json).unwrap()
+}
+
+fn told(edit: impl FnOnce(&mut serde_json::Value)) -> String {
+    describe(&report(edit), "http://127.0.0.1:15014", UNIX_EPOCH + Duration::from_secs(1060))
+}
+
+#[test]
+fn a_healthy_mesh_is_a_page() {
+    assert_eq!(
+        told(|_| {}),
+        "\
+CONTROL PLANE http://127.0.0.1:15014
+  version 0.1.0, up 90 s, trust domain mesh.local
+  ready
+  configuration in force: generation 3 (abcd), 1 files, taken 60 s ago
+
+PROXIES (1)
+IDENTITY                            INSTANCE  ADDRESS   ZONE  LABELS   STATE  CONFIGURATION  KEYS  VERSION
+spiffe://mesh.local/ns/shop/sa/web  01234567  10.0.0.1  -     app=web  ready  generation 3   4     0.1.0
+
+SERVICES (1)
+SERVICE      PORT  PROTOCOL  ADDRESS     ROUTES      ENDPOINTS
+shop/orders  80    http      10.96.0.10  shop/split  10.0.0.2:8080,10.0.0.3:8080
+"
+    );
+}
+
+#[test]
+fn errors_and_refusals_come_before_the_tables() {
+    let told = told(|json| {
+        json["configuration"]["errors"] = serde_json::json!([
+            {"file": "a.yaml", "line": 7, "column": 30, "object": "MeshService shop/orders",
+             "field": "spec.ports[0].port", "reason": "0 is not a port"},
+            {"file": "b.yaml", "line": 1, "column": 1, "object": "", "field": "", "reason": "broken"},
+        ]);
+        json["proxies"][0]["refused"] = serde_json::json!([
+            {"key": "backend/shop/orders:80", "version": "x", "errors": [{"field": "resources[0].backend", "reason": "no"}]},
+        ]);
+    });
+    let errors = "\
+CONFIGURATION ERRORS (2); generation 3 stays in force
+  a.yaml:7:30: MeshService shop/orders: spec.ports[0].port: 0 is not a port
+  b.yaml:1:1: broken
+
+REFUSED BY PROXIES (1)
+  spiffe://mesh.local/ns/shop/sa/web (0123456789): backend/shop/orders:80: resources[0].backend: no
+
+PROXIES (1)
+";
+    assert!(told.contains(errors), "{told}");
+    assert!(told.contains("ready  refused 1"), "{told}");
+}
+
+#[test]
+fn states_of_proxies_are_words() {
+    for (field, value, word) in [
+        ("ready", false, "not ready"),
+        ("draining", true, "draining"),
+        ("connected", false, "away"),
+        ("presence_only", true, "elsewhere"),
+        ("in_sync", false, "generation 3, behind"),
+    ] {
+        let told = told(|json| json["proxies"][0][field] = value.into());
+        assert!(told.contains(word), "{field}={value}: {told}");
+    }
+}
+
+#[test]
+fn a_control_plane_without_configuration_says_why() {
+    let told = told(|json| {
+        json["ready"] = false.into();
+        json["reasons"] = serde_json::json!(["no configuration yet"]);
+        json["configuration"]["generation"] = 0.into();
+        json["proxies"] = serde_json::json!([]);
+        json["services"] = serde_json::json!([]);
+    });
+    assert!(told.contains("not ready: no configuration yet\n  configuration in force: none\n"), "{told}");
+    assert!(told.ends_with("PROXIES (0)\n\nSERVICES (0)\n"), "{told}");
+}
