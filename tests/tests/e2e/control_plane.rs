@@ -197,12 +197,12 @@ fn bad_tokens(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A proxy without redirect rules, with a token that need not be good.
+/// A proxy without redirect rules, which a forward gives something to do, with a token that need not be good.
 fn bare_proxy(mesh: &Mesh, pod: &Pod, name: &str, token: &str) -> Command {
     let mut command = pod.command(mesh.binaries().proxy());
     command
         .args(["run", "--no-capture", "--workers", "1", "--control-plane", &mesh.control_plane_list()])
-        .args(["--token", token])
+        .args(["--token", token, "--forward", "127.0.0.1:9001=store.shop:80"])
         .arg("--state-dir")
         .arg(mesh.lab().directory().join(format!("{name}-state")));
     command

@@ -245,7 +245,7 @@ fn broken_file(lab: &Lab) -> Result<()> {
 fn routes(lab: &Lab) -> Result<()> {
     let mut route = document("gateway.networking.k8s.io/v1", "HTTPRoute", "paths");
     route.push_str(
-        "  parentRefs: [{name: store, port: 80}]
+        "  parentRefs: [{kind: Service, group: \"\", name: store, port: 80}]
   rules:
   - matches: [{path: {type: PathPrefix, value: /id/new}}]
     backendRefs: [{name: v2, port: 80}]

@@ -81,7 +81,7 @@ impl Plan {
             kind,
             target,
             authority: authority.to_owned(),
-            path: "/id".to_owned(),
+            path: if kind == Kind::GrpcStream { "/outrigger.test.Echo/Bidi" } else { "/id" }.to_owned(),
             loops: 8,
             pause: Duration::from_millis(2),
         }
@@ -298,7 +298,7 @@ async fn grpc_stream(
     let stream = futures_util::stream::unfold(queue, |mut queue| async move {
         queue.recv().await.map(|frame| (Ok(frame), queue))
     });
-    let request = Request::post(format!("http://{}/outrigger.test.Echo/Bidi", plan.authority))
+    let request = Request::post(format!("http://{}{}", plan.authority, plan.path))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(BodyExt::boxed(StreamBody::new(stream)))?;

@@ -5,8 +5,11 @@
 //!   /echo       the body as it comes, trailers   /status/N   an empty answer with that status
 //!   /slow/MS    the name, after a while          grpc        echoes the stream, then grpc-status 0
 //! ```
+//!
+//! gRPC at [`EMPTY_FRAMES`] gets an empty frame before the trailers.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
@@ -41,6 +44,8 @@ struct Seen {
     connections: AtomicU64,
     requests: AtomicU64,
 }
+
+pub(crate) const EMPTY_FRAMES: &str = "/outrigger.test.Echo/EmptyFrames";
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -132,7 +137,7 @@ async fn answer(request: Request<Incoming>, name: &str) -> Response<Body> {
         .get("content-type")
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
     {
-        let mut response = Response::new(grpc_echo(request.into_body(), name));
+        let mut response = Response::new(grpc_echo(request.into_body(), name, path == EMPTY_FRAMES));
         response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         return response;
     }
@@ -166,23 +171,30 @@ fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 
-/// The caller's messages as they come; trailers with the status, and who answered.
-fn grpc_echo(body: Incoming, name: &str) -> Body {
+/// The caller's messages as they come; trailers with the status, and who answered. `empty`: also an empty frame before
+/// the trailers, which is legal and of no use.
+fn grpc_echo(body: Incoming, name: &str, empty: bool) -> Body {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     trailers.insert("x-instance", HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("?")));
-    let frames = futures_stream(body, trailers);
-    BodyExt::boxed(StreamBody::new(frames))
+    let last =
+        empty.then(|| Frame::data(Bytes::new())).into_iter().chain([Frame::trailers(trailers)]).collect();
+    BodyExt::boxed(StreamBody::new(then(body, last)))
 }
 
-fn futures_stream(
+/// The frames of a body but for empty ones, then the `last` ones.
+fn then(
     body: Incoming,
-    trailers: HeaderMap,
+    last: VecDeque<Frame<Bytes>>,
 ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, hyper::Error>> + Send + Sync {
-    futures_util::stream::unfold((body, Some(trailers)), |(mut body, mut trailers)| async move {
-        match body.frame().await {
-            Some(frame) => Some((frame, (body, trailers))),
-            None => trailers.take().map(|last| (Ok(Frame::trailers(last)), (body, None))),
+    futures_util::stream::unfold((body, last), |(mut body, mut last)| async move {
+        loop {
+            match body.frame().await {
+                // The end of a stream may come as an empty frame.
+                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                Some(frame) => return Some((frame, (body, last))),
+                None => return last.pop_front().map(|frame| (Ok(frame), (body, last))),
+            }
         }
     })
 }

@@ -45,7 +45,7 @@ pub(crate) fn nginx(lab: &Lab, pod: &Pod, http: &str) -> Result<Command> {
     let prefix = directory.display();
     // One process without a change of user: in a user namespace there is no other.
     let config = format!(
-        "daemon off; master_process off; worker_processes 1; pid {prefix}/pid; error_log stderr;
+        "user root root; daemon off; master_process off; worker_processes 1; pid {prefix}/pid; error_log stderr;
 events {{ worker_connections 2048; }}
 http {{
   access_log off; client_max_body_size 0; keepalive_requests 1000000; root {prefix}/html;

@@ -33,7 +33,9 @@ impl Service {
         self
     }
 
+    /// Sets a label of the endpoints, over one of the same name.
     pub(crate) fn select(mut self, key: &str, value: &str) -> Self {
+        self.selector.retain(|(present, _)| present != key);
         self.selector.push((key.to_owned(), value.to_owned()));
         self
     }
