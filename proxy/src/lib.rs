@@ -35,4 +35,3 @@ pub mod sync;
 pub mod tcp;
 pub mod telemetry;
 pub mod worker;
-#[cfg(test)] mod telemetry_cost;
