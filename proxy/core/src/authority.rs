@@ -67,51 +67,64 @@ pub fn parse(text: &str) -> Result<Host<'_>, HostError> {
 
 fn host_name(name: &str) -> Result<Cow<'_, str>, HostError> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    let labels = name.split('.').all(|label| !label.is_empty());
-    if name.len() > 253 || !labels || !name.bytes().all(legal) {
+    let mut upper = false;
+    // A label must not be empty, so neither the beginning nor the end of the name stands beside a dot.
+    let mut before = b'.';
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
+            b'A'..=b'Z' => upper = true,
+            b'.' if before != b'.' => {}
+            _ => return Err(HostError::Illegal),
+        }
+        before = byte;
+    }
+    if before == b'.' || name.len() > 253 {
         return Err(HostError::Illegal);
     }
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Ok(Cow::Owned(name.to_ascii_lowercase()));
-    }
-    Ok(Cow::Borrowed(name))
+    Ok(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
 /// The one host of a request as it was received. `None`: HTTP/1.0 without one, or a target of CONNECT.
 pub fn of_request(request: &Parts) -> Result<Option<Host<'_>>, HostError> {
+    Ok(named(request)?.0)
+}
+
+/// The host, and the text of its Host field.
+fn named(request: &Parts) -> Result<(Option<Host<'_>>, Option<&str>), HostError> {
     let mut lines = request.headers.get_all(HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
         return Err(HostError::Several);
     }
-    let line = match line {
-        Some(line) => Some(parse(std::str::from_utf8(line.as_bytes()).map_err(|_| HostError::Illegal)?)?),
-        None => None,
-    };
+    let line =
+        line.map(|line| std::str::from_utf8(line.as_bytes()).map_err(|_| HostError::Illegal)).transpose()?;
+    let from_line = line.map(parse).transpose()?;
     let target = request.uri.authority().map(|authority| parse(authority.as_str())).transpose()?;
-    match (target, line) {
-        (Some(target), Some(line)) => {
+    let host = match (target, from_line) {
+        (Some(target), Some(from_line)) => {
             let default = if request.uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
             let port = |host: &Host<'_>| host.port.map_or(default, NonZeroU16::get);
-            if target.name != line.name || port(&target) != port(&line) {
+            if target.name != from_line.name || port(&target) != port(&from_line) {
                 return Err(HostError::Mismatch);
             }
-            Ok(Some(target))
+            Some(target)
         }
-        (Some(one), None) | (None, Some(one)) => Ok(Some(one)),
-        (None, None) if request.version <= Version::HTTP_10 => Ok(None),
-        (None, None) => Err(HostError::Missing),
-    }
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        (None, None) if request.version <= Version::HTTP_10 => None,
+        (None, None) => return Err(HostError::Missing),
+    };
+    Ok((host, line))
 }
 
 /// Brings a request into the form that is forwarded: HTTP/1 with the target in origin form and one Host field, HTTP/2
 /// with `:authority` and none, both in the one spelling. Nothing is changed, and nothing allocated, when it is so
 /// already, which is the usual case. The target of CONNECT stays.
 pub fn settle(request: &mut Parts) -> Result<(), HostError> {
-    let Some(host) = of_request(request)? else { return Ok(()) };
+    let (Some(host), line) = named(request)? else { return Ok(()) };
     let http2 = request.version == Version::HTTP_2;
-    let carrier = if http2 { request.uri.authority().map(Authority::as_str) } else { line(request) };
+    let has_line = line.is_some();
+    let carrier = if http2 { request.uri.authority().map(Authority::as_str) } else { line };
     let settled = carrier.is_some_and(|text| host.is(text));
     let text = (!settled).then(|| host.to_string());
     if http2 {
@@ -125,7 +138,7 @@ pub fn settle(request: &mut Parts) -> Result<(), HostError> {
             }
             request.uri = Uri::from_parts(parts).map_err(|_| HostError::Illegal)?;
         }
-        if request.headers.contains_key(HOST) {
+        if has_line {
             request.headers.remove(HOST);
         }
         return Ok(());
@@ -138,10 +151,6 @@ pub fn settle(request: &mut Parts) -> Result<(), HostError> {
         request.uri = target.map_or_else(Uri::default, Uri::from);
     }
     Ok(())
-}
-
-fn line(request: &Parts) -> Option<&str> {
-    std::str::from_utf8(request.headers.get(HOST)?.as_bytes()).ok()
 }
 
 impl Host<'_> {

@@ -20,6 +20,7 @@ use std::{fmt::Write, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request, response};
 use outrigger_certs::SpiffeId;
+use smallvec::SmallVec;
 
 use crate::limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
@@ -212,13 +213,22 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) -> Result<Hop, Hea
     let mut hop = Hop::default();
     let mut upgrade = false;
     if seen.has(Seen::CONNECTION) {
+        let mut nominated = false;
         for value in headers.get_all(header::CONNECTION) {
             for token in tokens(value.as_bytes()) {
-                hop.close |= token.eq_ignore_ascii_case(b"close");
-                upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                match token.len() {
+                    5 if token.eq_ignore_ascii_case(b"close") => hop.close = true,
+                    7 if token.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+                    10 if token.eq_ignore_ascii_case(b"keep-alive") => {}
+                    2 if token.eq_ignore_ascii_case(b"te") => {}
+                    _ => nominated = true,
+                }
             }
         }
-        remove_nominated(headers)?;
+        if nominated {
+            remove_nominated(headers)?;
+        }
+        headers.remove(header::CONNECTION);
     }
     if seen.has(Seen::UPGRADE)
         && let Some(protocol) = headers.remove(header::UPGRADE)
@@ -257,29 +267,26 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) -> Result<Hop, Hea
     Ok(hop)
 }
 
-/// Removes `Connection` and what it names. Only the sender's hop may end there: end-to-end fields that decide who the
-/// caller is, where the message goes or where it ends are refused instead of removed.
+/// Removes what `Connection` names. Only the sender's hop may end there: end-to-end fields that decide who the caller is,
+/// where the message goes or where it ends are refused instead of removed.
 fn remove_nominated(headers: &mut HeaderMap) -> Result<(), HeaderError> {
+    const KNOWN: [&str; 4] = ["close", "keep-alive", "upgrade", "te"];
     const PROTECTED: [&str; 6] =
         ["host", "authorization", "content-length", "transfer-encoding", "cookie", "set-cookie"];
-    // Taking the values out first lets the loop below change the map; a second line of Connection is rare.
-    let header::Entry::Occupied(entry) = headers.entry(header::CONNECTION) else { return Ok(()) };
-    let (_, values) = entry.remove_entry_mult();
-    let values: smallvec::SmallVec<[HeaderValue; 2]> = values.collect();
-    for value in values {
+    let mut named: SmallVec<[HeaderName; 4]> = SmallVec::new();
+    for value in headers.get_all(header::CONNECTION) {
         for token in tokens(value.as_bytes()) {
-            if [&b"close"[..], b"keep-alive", b"upgrade", b"te"]
-                .iter()
-                .any(|known| token.eq_ignore_ascii_case(known))
-            {
-                continue;
-            }
             let name = HeaderName::from_bytes(token).map_err(|_| HeaderError::Connection)?;
             if PROTECTED.contains(&name.as_str()) || is_ours(name.as_str()) {
                 return Err(HeaderError::Nominated);
             }
-            headers.remove(name);
+            if !KNOWN.contains(&name.as_str()) {
+                named.push(name);
+            }
         }
+    }
+    for name in named {
+        headers.remove(name);
     }
     Ok(())
 }

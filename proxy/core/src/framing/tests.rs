@@ -221,6 +221,14 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
+    fn controls_are_found_wherever_they_are(text in prop::collection::vec(prop_oneof![
+        8 => 0x20..=0xff_u8, 1 => prop::sample::select(vec![b'\t', 0x7e, 0x80]), 1 => any::<u8>(),
+    ], 0..40)) {
+        let want = text.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
+        prop_assert_eq!(has_controls(&text), want);
+    }
+
+    #[test]
     fn how_the_bytes_are_cut_does_not_matter(bytes in bytes(), cuts in prop::collection::vec(1..9_usize, 1..40)) {
         let whole = requests(&bytes);
         let mut guard = Guard::new(Side::Requests);

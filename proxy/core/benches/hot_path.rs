@@ -1,0 +1,238 @@
+//! What one request costs in core, decision by decision: `cargo bench -p outrigger-core`.
+//!
+//! Each line is the best of several rounds, in nanoseconds per call, because noise only ever adds. For numbers that a
+//! machine's load cannot move, count instructions: `valgrind --tool=callgrind BINARY ROW` runs the one row whose name
+//! contains ROW, once round. Nothing here asserts a time; under `cargo test` each row is called once, to see that it runs.
+
+use std::{
+    hint::black_box,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, header};
+use outrigger_certs::{SpiffeId, TrustDomain};
+use outrigger_core::{
+    authority,
+    authorize::Policies,
+    balance::{Load, Picker},
+    detect::detect,
+    framing::{Guard, Side},
+    headers,
+    identity::Peer,
+    path_normal::normalise,
+    pool::{Checkout, Config, Event, Pool, Reuse},
+    retry::Budget,
+    route::{CompiledRoute, RequestView, find},
+};
+use outrigger_proto::spec::{
+    Action, AuthorizationPolicy, AuthorizationRule, LoadBalancer, MtlsMode, PathMatch, Route, RouteMatch,
+    WeightedBackend,
+};
+use rand::{SeedableRng, rngs::SmallRng};
+
+const ROUNDS: u32 = 7;
+const CALLS: u32 = 200_000;
+
+struct Bench {
+    only: Option<String>,
+    rounds: u32,
+    calls: u32,
+}
+
+impl Bench {
+    fn row(&self, name: &str, mut call: impl FnMut()) {
+        if self.only.as_deref().is_some_and(|only| !name.contains(only)) {
+            return;
+        }
+        let best = (0..self.rounds).map(|_| round(self.calls, &mut call)).min().unwrap_or_default();
+        println!("{name:<44} {:>8.1} ns", best.as_secs_f64() * 1e9 / f64::from(self.calls));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark is the one place that measures")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn round(calls: u32, call: &mut impl FnMut()) -> Duration {
+    let start = clock();
+    for _ in 0..calls {
+        call();
+    }
+    clock().saturating_duration_since(start)
+}
+
+fn main() {
+    // `cargo bench` passes `--bench`, `cargo test` does not; anything else names a row.
+    let measured = std::env::args().any(|argument| argument == "--bench");
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let (rounds, calls) = match (measured, &only) {
+        (true, None) => (ROUNDS, CALLS),
+        (_, Some(_)) => (1, CALLS),
+        (false, None) => (1, 1),
+    };
+    let bench = Bench { only, rounds, calls };
+    let now = clock();
+    messages(&bench);
+    policy(&bench);
+    balancing(&bench, now);
+    connections(&bench, now);
+}
+
+const HEAD: &[u8] = b"GET /api/v1/orders/17?limit=10 HTTP/1.1\r\nHost: orders.shop\r\nUser-Agent: curl/8.5.0\r\n\
+    Accept: application/json\r\nAccept-Encoding: gzip, br\r\nConnection: keep-alive\r\n\
+    Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nContent-Type: application/json\r\n\r\n";
+
+fn request() -> http::request::Parts {
+    let text = std::str::from_utf8(HEAD).unwrap_or_default();
+    let mut builder = Request::builder().uri("/api/v1/orders/17?limit=10");
+    for line in text.lines().skip(1) {
+        if let Some((name, value)) = line.split_once(": ") {
+            builder = builder.header(name, value);
+        }
+    }
+    builder.body(()).map(|request| request.into_parts().0).unwrap_or_else(|_| Request::new(()).into_parts().0)
+}
+
+fn messages(bench: &Bench) {
+    bench.row("detect an HTTP/1 request", || {
+        black_box(detect(black_box(HEAD)));
+    });
+    let mut guard = Guard::new(Side::Requests);
+    bench.row("guard a head of 7 fields", || {
+        let _ = black_box(guard.on_bytes(black_box(HEAD)));
+    });
+    let mut parts = request();
+    bench.row("inspect a head of 7 fields", || {
+        let _ = black_box(headers::inspect_request(black_box(&parts)));
+    });
+    let keep_alive = header::HeaderValue::from_static("keep-alive");
+    bench.row("inspect, then remove hop-by-hop fields", || {
+        parts.headers.insert(header::CONNECTION, keep_alive.clone());
+        if let Ok(seen) = headers::inspect_request(&parts) {
+            let _ = black_box(headers::remove_hop_by_hop(&mut parts.headers, seen));
+            headers::remove_spoofed(&mut parts.headers, seen);
+        }
+    });
+    bench.row("settle the host", || {
+        let _ = black_box(authority::settle(&mut parts));
+    });
+    bench.row("normalise a path that is normal", || {
+        let _ = black_box(normalise(black_box("/api/v1/orders/17")));
+    });
+    bench.row("normalise a path that is not", || {
+        let _ = black_box(normalise(black_box("/api/./v1//%6frders/17")));
+    });
+}
+
+fn policy(bench: &Bench) {
+    let Ok(domain) = TrustDomain::parse("mesh.local") else { return };
+    let id = |n: u32| SpiffeId::new(&domain, "shop", &format!("caller-{n}"));
+    let policies: Vec<_> = (0..5_u32)
+        .map(|policy| AuthorizationPolicy {
+            name: format!("shop/policy-{policy}").into(),
+            action: if policy == 0 { Action::Deny } else { Action::Allow },
+            rules: vec![AuthorizationRule {
+                identities: (policy * 100..policy * 100 + 100).filter_map(|n| id(n).ok()).collect(),
+                namespaces: vec![],
+                ports: NonZeroU16::new(8080).into_iter().collect(),
+            }],
+        })
+        .collect();
+    let policies = Policies::compile(&policies);
+    let Ok(caller) = id(450) else { return };
+    let caller = Peer::Mutual(caller);
+    bench.row("authorize: 5 policies of 100 identities", || {
+        black_box(policies.request(black_box(&caller), 8080, MtlsMode::Strict).is_allowed());
+    });
+
+    let weights = [90, 10].into_iter().filter_map(NonZeroU32::new);
+    let backends: Vec<_> = weights
+        .filter_map(|weight| Some(WeightedBackend { backend: "shop/orders:80".parse().ok()?, weight }))
+        .collect();
+    let routes: Vec<_> = (0..10)
+        .filter_map(|n| {
+            let path = Some(PathMatch::Prefix(format!("/api/v{}", 10 - n).into()));
+            let matches = vec![RouteMatch { path, ..RouteMatch::default() }];
+            let name = format!("shop/route/{n}").into();
+            let route = Route { name, matches, backends: backends.clone(), request_timeout: None };
+            CompiledRoute::compile(&Arc::new(route), "route").ok().map(Arc::new)
+        })
+        .collect();
+    let parts = request();
+    let view = RequestView { method: &parts.method, path: parts.uri.path(), headers: &parts.headers };
+    let mut random = 0_u64;
+    bench.row("route: the last of 10, then a backend", || {
+        random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        black_box(find(&routes, black_box(&view)).map(|route| route.choose(random)));
+    });
+}
+
+fn balancing(bench: &Bench, now: Instant) {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut load = Load::new(now);
+    load.on_response(Duration::from_millis(1), now);
+    let mut loads = vec![load; 1000];
+    let later = now + Duration::from_millis(3);
+    for (policy, uneven) in [
+        (LoadBalancer::PeakEwma, false),
+        (LoadBalancer::PeakEwma, true),
+        (LoadBalancer::LeastRequest, false),
+        (LoadBalancer::RoundRobin, true),
+    ] {
+        let weights: Vec<_> =
+            (0..1000_u32).map(|n| NonZeroU32::MIN.saturating_add(if uneven { n % 7 } else { 0 })).collect();
+        let mut picker = Picker::new(policy, &weights, &mut rng);
+        let name = format!("pick of 1,000: {policy:?}{}", if uneven { ", weighted" } else { "" });
+        bench.row(&name, || {
+            black_box(picker.pick(&loads[..], |_| true, &mut rng, later));
+        });
+    }
+    let load = &mut loads[0];
+    let mut at = now;
+    bench.row("load: dispatch, response, end", || {
+        at += Duration::from_micros(100);
+        load.on_dispatch(at);
+        load.on_response(Duration::from_micros(900), at);
+        load.on_end(at);
+    });
+    let mut budget = Budget::new(20, 10, now);
+    bench.row("retry budget: count a request", || {
+        at += Duration::from_micros(100);
+        budget.on_request(at);
+    });
+}
+
+fn connections(bench: &Bench, now: Instant) {
+    for (name, streams, leased) in [
+        ("pool: checkout and release, HTTP/1", 1, 0),
+        ("pool: checkout and release, HTTP/2 under load", 100, 50),
+    ] {
+        let mut pool = Pool::new(Config {
+            streams,
+            max_connections: 1024,
+            max_idle: 64,
+            max_waiting: 1024,
+            idle_timeout: Duration::from_secs(60),
+        });
+        pool.checkout(now);
+        while let Some(event) = pool.poll_event() {
+            if let Event::Dial(dial) = event {
+                pool.on_connected(dial, streams, now);
+            } else if let Event::Ready { id, .. } = event {
+                pool.release(id, Reuse::Keep, now);
+            }
+        }
+        (0..leased).for_each(|_| {
+            black_box(pool.checkout(now));
+        });
+        bench.row(name, || {
+            if let Checkout::Use(id) = black_box(pool.checkout(now)) {
+                pool.release(id, Reuse::Keep, now);
+            }
+            black_box(pool.poll_event());
+        });
+    }
+}
