@@ -78,7 +78,9 @@ impl App {
         match store::load(&workloads_file) {
             Ok(known) => hub.restore(known, Instant::now()),
             // Proxies come back by themselves.
-            Err(error) => tracing::warn!(file = %workloads_file.display(), %error, "known workloads cannot be read"),
+            Err(error) => {
+                tracing::warn!(file = %workloads_file.display(), %error, "known workloads cannot be read")
+            }
         }
         let shared = Arc::new(server::Shared { ca, hub, used_tokens, metrics });
         let serving = watch::Sender::new(false);
@@ -122,8 +124,16 @@ impl App {
     /// Serves until `end`.
     pub async fn run_until(self, end: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (grpc_address, status_address) = self.addresses()?;
-        let Self { grpc, status, status_shared, serving, shared, config_dir, workloads_file, max_connections } =
-            self;
+        let Self {
+            grpc,
+            status,
+            status_shared,
+            serving,
+            shared,
+            config_dir,
+            workloads_file,
+            max_connections,
+        } = self;
         let mut tasks = JoinSet::new();
         // Watching begins before the first reading, so that no edit falls between them.
         let watch = Watch::new([config_dir.path()]);
@@ -179,7 +189,9 @@ async fn follow(shared: Arc<server::Shared>, dir: Arc<ConfigDir>, mut watch: Wat
         let reader = dir.clone();
         match tokio::task::spawn_blocking(move || reader.read()).await {
             Ok(reading) => take(&shared, reading),
-            Err(error) => tracing::error!(%error, "reading the configuration failed; the last good one stays"),
+            Err(error) => {
+                tracing::error!(%error, "reading the configuration failed; the last good one stays")
+            }
         }
     }
 }
@@ -193,12 +205,18 @@ fn take(shared: &server::Shared, reading: Reading) {
             let generation = shared.hub.totals().generation;
             tracing::info!(generation, files, "configuration taken");
         }
-        Taken::Same { after_errors: true } => tracing::info!("the configuration is as it was before the errors"),
+        Taken::Same { after_errors: true } => {
+            tracing::info!("the configuration is as it was before the errors")
+        }
         Taken::Same { after_errors: false } | Taken::Refused { new_errors: false } => {}
         Taken::Refused { new_errors: true } => {
             shared.metrics.configurations_refused.add_one();
             let in_force = shared.hub.totals().generation;
-            tracing::error!(errors = errors.len(), in_force, "configuration refused; the last good one stays in force");
+            tracing::error!(
+                errors = errors.len(),
+                in_force,
+                "configuration refused; the last good one stays in force"
+            );
             for error in errors {
                 tracing::error!("{error}");
             }

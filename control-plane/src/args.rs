@@ -122,7 +122,13 @@ impl Args {
             (Some(chain), Some(key)) => Source::Given(Files { chain, key, trust: trust_roots }),
             (None, None) => {
                 if trust_roots.is_some() {
-                    note("trust-roots", format!("goes with --ca-cert and --ca-key; here edit {}", own.join("trust.pem").display()));
+                    note(
+                        "trust-roots",
+                        format!(
+                            "goes with --ca-cert and --ca-key; here edit {}",
+                            own.join("trust.pem").display()
+                        ),
+                    );
                 }
                 Source::Own(own)
             }
@@ -146,9 +152,16 @@ impl Args {
                 Some(status_listen),
                 Some(leaf_life),
                 Some(log),
-            ) if wrong.is_empty() => {
-                Ok(Settings { config_dir, state_dir, trust_domain, listen, status_listen, leaf_life, ca, log })
-            }
+            ) if wrong.is_empty() => Ok(Settings {
+                config_dir,
+                state_dir,
+                trust_domain,
+                listen,
+                status_listen,
+                leaf_life,
+                ca,
+                log,
+            }),
             _ => Err(wrong),
         }
     }
@@ -202,7 +215,8 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_documentation() {
-        let settings = settings(&["--config-dir=c", "--state-dir=s"]).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let settings =
+            settings(&["--config-dir=c", "--state-dir=s"]).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         assert_eq!(settings.listen.to_string(), "[::]:15012");
         assert_eq!(settings.status_listen.to_string(), "[::]:15014");
         assert_eq!(settings.leaf_life, Duration::from_secs(24 * 3600));
@@ -211,7 +225,8 @@ mod tests {
 
     #[test]
     fn lives_are_bounded() {
-        for (life, legal) in [("10s", true), ("9s", false), ("2160h", true), ("2161h", false), ("0s", false)] {
+        for (life, legal) in [("10s", true), ("9s", false), ("2160h", true), ("2161h", false), ("0s", false)]
+        {
             let told = settings(&["--config-dir=c", "--state-dir=s", &format!("--leaf-life={life}")]);
             assert_eq!(told.is_ok(), legal, "{life}");
         }

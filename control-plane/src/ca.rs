@@ -80,9 +80,7 @@ impl Ca {
         now: SystemTime,
     ) -> Result<Self, CaError> {
         let (files, authority) = match source {
-            Source::Own(dir) => {
-                (Files::in_dir(&dir), Authority::load_or_create(&dir, &trust_domain, now)?)
-            }
+            Source::Own(dir) => (Files::in_dir(&dir), Authority::load_or_create(&dir, &trust_domain, now)?),
             Source::Given(files) => {
                 let authority = Authority::load(&files, &trust_domain, now)?;
                 (files, authority)
@@ -152,7 +150,10 @@ impl Ca {
                 let text = error.to_string();
                 let known = self.error.lock().unwrap_or_else(PoisonError::into_inner).replace(text.clone());
                 if known.as_ref() != Some(&text) {
-                    tracing::warn!(error = text, "the authority's files are not usable; the one in force stays");
+                    tracing::warn!(
+                        error = text,
+                        "the authority's files are not usable; the one in force stays"
+                    );
                 }
                 return;
             }

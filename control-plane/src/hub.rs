@@ -290,7 +290,9 @@ impl Inner {
     fn compile(&mut self, subscriber: &Workload, key: &Key) -> Option<Arc<Compiled>> {
         let seen_from = match key {
             // One of its kind: nobody else would use it.
-            Key::Inbound => return Some(Arc::new(Compiled::new(&compile::body(&self.index, subscriber, key)?))),
+            Key::Inbound => {
+                return Some(Arc::new(Compiled::new(&compile::body(&self.index, subscriber, key)?)));
+            }
             Key::Destination(_) => subscriber.namespace().into(),
             Key::Trust | Key::Backend(_) => "".into(),
         };

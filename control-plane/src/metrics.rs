@@ -64,7 +64,12 @@ impl Metrics {
             ("{by=\"token\"}", self.signed_by_token.value()),
             ("{by=\"certificate\"}", self.signed_by_certificate.value()),
         ];
-        family("certificates_signed_total", "counter", "Certificates issued, by what attested the caller.", &signed);
+        family(
+            "certificates_signed_total",
+            "counter",
+            "Certificates issued, by what attested the caller.",
+            &signed,
+        );
         let help = "Certificate requests refused.";
         family("signing_refused_total", "counter", help, &of(&self.signing_refused));
         family("streams_opened_total", "counter", "Configuration streams opened.", &of(&self.streams_opened));

@@ -108,5 +108,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 fn peer<T>(request: &tonic::Request<T>) -> Result<Peer, tonic::Status> {
     // Put there by the accept loop for every connection.
-    request.extensions().get::<Peer>().cloned().ok_or_else(|| tonic::Status::internal("a connection without a peer"))
+    request
+        .extensions()
+        .get::<Peer>()
+        .cloned()
+        .ok_or_else(|| tonic::Status::internal("a connection without a peer"))
 }

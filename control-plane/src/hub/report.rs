@@ -150,7 +150,12 @@ impl ProxyRecord {
         }
     }
 
-    pub(super) fn on_poll(&mut self, subscription: &Subscription, update: Option<&Outgoing>, generation: u64) {
+    pub(super) fn on_poll(
+        &mut self,
+        subscription: &Subscription,
+        update: Option<&Outgoing>,
+        generation: u64,
+    ) {
         self.look(subscription);
         if update.is_some() {
             self.sent_generation = generation;
@@ -198,7 +203,11 @@ impl Hub {
                 name: service.name.name.clone(),
                 hosts: service.hosts.iter().cloned().chain([service.implied_host()]).collect(),
                 addresses: service.addresses.clone(),
-                ports: service.ports.iter().map(|port| inner.port(&service.backend(port.port), port)).collect(),
+                ports: service
+                    .ports
+                    .iter()
+                    .map(|port| inner.port(&service.backend(port.port), port))
+                    .collect(),
             })
             .collect()
     }
@@ -260,9 +269,10 @@ impl Inner {
     fn port(&self, key: &BackendKey, port: &crate::config::Port) -> PortReport {
         let backend = compile::backend(&self.index, key);
         let name = crate::config::ObjectName { namespace: key.namespace.clone(), name: key.name.clone() };
-        let routes = self.index.routes_of(&name).iter().filter(|route| {
-            route.parents.iter().any(|parent| parent.service == name && parent.covers(port))
-        });
+        let routes =
+            self.index.routes_of(&name).iter().filter(|route| {
+                route.parents.iter().any(|parent| parent.service == name && parent.covers(port))
+            });
         PortReport {
             port: port.port,
             name: port.name.clone(),

@@ -119,7 +119,8 @@ impl Gate {
         // Updates are small and wanted at once.
         socket.set_nodelay(true).map_err(|error| error.to_string())?;
         let credentials = self.shared.ca.credentials();
-        let explain = |error: &io::Error| tls::HandshakeError::explain_io(error, Some(credentials)).to_string();
+        let explain =
+            |error: &io::Error| tls::HandshakeError::explain_io(error, Some(credentials)).to_string();
         let io = self.acceptor.accept(socket).await.map_err(|error| explain(&error))?;
         let peer = tls::peer_if_any(io.get_ref().1).map_err(|error| error.to_string())?;
         Ok((io, Peer { identity: peer.map(|peer| peer.identity), address }))

@@ -51,16 +51,18 @@ impl Service {
             return Ok(Attested { identity, labels, token: Some(token) });
         }
         let Some(identity) = peer.identity.clone() else {
-            return Err(unauthenticated("neither a join token (authorization: Bearer …) nor a client certificate"));
+            return Err(unauthenticated(
+                "neither a join token (authorization: Bearer …) nor a client certificate",
+            ));
         };
         let registration = Registration::verify(registration, &authority, now).map_err(unauthenticated)?;
         if registration.identity != identity {
-            let reason = format!("the registration is of {}, the certificate of {identity}", registration.identity);
+            let reason =
+                format!("the registration is of {}, the certificate of {identity}", registration.identity);
             return Err(Status::permission_denied(reason));
         }
         Ok(Attested { identity, labels: registration.labels, token: None })
     }
-
 }
 
 impl Attested {
@@ -99,7 +101,6 @@ impl Attested {
             registration.sign(&authority).map_err(|error| Status::internal(error.to_string()))?;
         Ok(pb::SignResponse { chain_der, roots_der: authority.roots_der().to_vec(), registration })
     }
-
 }
 
 impl Service {

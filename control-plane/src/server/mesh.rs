@@ -58,7 +58,9 @@ impl Mesh for Service {
         let peer = super::peer(&request)?;
         if peer.identity.is_none() {
             self.shared.metrics.streams_refused.add_one();
-            return Err(Status::unauthenticated("a client certificate is required: ask Identity.Sign for one"));
+            return Err(Status::unauthenticated(
+                "a client certificate is required: ask Identity.Sign for one",
+            ));
         }
         // One update is under way at most, and a farewell may follow it.
         let (answers, stream) = mpsc::channel(2);
@@ -151,10 +153,12 @@ impl Task {
         let registration = Registration::verify(&hello.registration, &authority, SystemTime::now())
             .map_err(|error| Status::unauthenticated(error.to_string()))?;
         if registration.identity != identity {
-            let reason = format!("the registration is of {}, the certificate of {identity}", registration.identity);
+            let reason =
+                format!("the registration is of {}, the certificate of {identity}", registration.identity);
             return Err(Status::permission_denied(reason));
         }
-        let Hello { version, registration: _, instance, addresses, zone, serves, held, state, presence_only } = hello;
+        let Hello { version, registration: _, instance, addresses, zone, serves, held, state, presence_only } =
+            hello;
         let presence = Presence {
             id: WorkloadId { identity, instance: instance.into() },
             labels: registration.labels,
@@ -178,7 +182,9 @@ impl Task {
 impl Greeted {
     fn on_message(&mut self, message: pb::ConfigureRequest) -> Result<(), Status> {
         let Some(kind) = message.kind else {
-            return Err(Status::invalid_argument("a message without content, or of a kind this build does not know"));
+            return Err(Status::invalid_argument(
+                "a message without content, or of a kind this build does not know",
+            ));
         };
         match kind {
             Kind::Hello(_) => return Err(Status::failed_precondition("hello comes once, at the beginning")),
@@ -189,7 +195,9 @@ impl Greeted {
             Kind::Subscribe(_) | Kind::Unsubscribe(_) | Kind::Ack(_) | Kind::Nack(_) => {}
         }
         let Some(subscription) = &mut self.subscription else {
-            return Err(Status::failed_precondition("this stream announces presence only: it gets no resources"));
+            return Err(Status::failed_precondition(
+                "this stream announces presence only: it gets no resources",
+            ));
         };
         match kind {
             Kind::Subscribe(pb::Subscribe { keys }) => {
