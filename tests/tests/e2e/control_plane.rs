@@ -158,10 +158,10 @@ fn bad_tokens(lab: &Lab) -> Result<()> {
     thread::sleep(Duration::from_millis(1500));
 
     let cases = [
-        ("expired", expired, &["expired"][..]),
-        ("tampered", tampered.join("."), &["signature", "token"][..]),
-        ("foreign", foreign, &["fingerprint", "root", "trust domain", "token"][..]),
-        ("nonsense", "or1.nonsense".to_owned(), &["token"][..]),
+        ("expired", expired, &["the join token expired"][..]),
+        ("tampered", tampered.join("."), &["not signed by this mesh"][..]),
+        ("foreign", foreign, &["fingerprint", "root", "trust domain"][..]),
+        ("nonsense", "or1.nonsense".to_owned(), &["the join token is malformed"][..]),
     ];
     for (name, token, reasons) in cases {
         let pod = lab.pod(name)?;
@@ -169,10 +169,6 @@ fn bad_tokens(lab: &Lab) -> Result<()> {
         wait_for(SOON, &format!("the {name} token to be refused with a reason"), || {
             let told = format!("{}{}", proxy.log(), ready(&pod)).to_lowercase();
             reasons.iter().any(|reason| told.contains(reason))
-                && (told.contains("refus")
-                    || told.contains("invalid")
-                    || told.contains("error")
-                    || told.contains("warn"))
         })
         .with_context(|| ready(&pod))?;
         // Either it says so and ends (nonsense), or it stays, and is not ready.

@@ -11,7 +11,7 @@ use outrigger_lab::{Binaries, Lab, Mesh, Workload, wait_for};
 use outrigger_testkit::raw::{RawServer, Script, Stage, Step};
 
 use crate::support::{
-    Test,
+    Test, bind_again,
     load::{Kind, Plan},
     origin::Origin,
     raw,
@@ -131,9 +131,10 @@ type Judge = fn(&str) -> bool;
 
 fn bad_answers(lab: &Lab) -> Result<()> {
     let scene = scene(lab)?;
+    let address = SocketAddr::from(([0, 0, 0, 0], 8081));
+    // Also to the retries that a request without a body may have.
     let serve = |script: Script| {
-        // Also to the retries that a request without a body may have.
-        scene.store.pod.enter(|| RawServer::start(SocketAddr::from(([0, 0, 0, 0], 8081)), vec![script]))?
+        bind_again(|| scene.store.pod.enter(|| RawServer::start(address, vec![script.clone()]))?)
     };
     let ask = || {
         let request = b"GET /x HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n";

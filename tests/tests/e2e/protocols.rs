@@ -338,19 +338,16 @@ fn large_bodies(shop: &Shop) -> Result<()> {
     let bytes: Vec<u8> =
         (0..32 * MIB as u64).map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
     fs::write(&file, &bytes)?;
+    // With what went wrong in the pipe, which its status does not tell.
     let sum = |command: &str| -> Result<String> {
-        Ok(pod
-            .run(pod.command("sh").args(["-ec", command]))?
-            .success()?
-            .split(' ')
-            .next()
-            .unwrap_or("")
-            .to_owned())
+        let output = pod.run(pod.command("sh").args(["-ec", command]))?;
+        let said = output.stderr.trim().to_owned();
+        Ok(format!("{}{said}", output.success()?.split(' ').next().unwrap_or_default()))
     };
     let wanted = sum(&format!("sha256sum <{}", file.display()))?;
     for flags in ["", "--http2-prior-knowledge"] {
         let port = if flags.is_empty() { 81 } else { 82 };
-        let curl = format!("curl -sS --noproxy '*' --max-time 50 {flags}");
+        let curl = format!("curl -sS --fail --noproxy '*' --max-time 50 {flags}");
         let down = sum(&format!("{curl} http://10.96.0.10:{port}/large | sha256sum"))?;
         ensure!(down == wanted, "download {flags}: {down} instead of {wanted}");
         // Up and, at the same time, down again.

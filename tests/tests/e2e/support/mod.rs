@@ -9,3 +9,13 @@ pub(crate) mod test;
 pub(crate) mod yaml;
 
 pub(crate) use test::{Need, Test, long};
+
+/// Starts a server on a port whose last server has just ended. Another test may be starting a program right now: until
+/// that has replaced itself it holds a copy of the old listener, and the port is taken.
+pub(crate) fn bind_again<T>(mut start: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let mut last = None;
+    let started = outrigger_lab::wait_for_some(std::time::Duration::from_secs(5), "a free port", || {
+        start().map_err(|error| last = Some(error)).ok()
+    });
+    started.map_err(|error| last.unwrap_or(error))
+}
