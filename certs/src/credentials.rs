@@ -9,7 +9,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -23,6 +26,7 @@ pub struct Credentials {
     clock: Arc<dyn TimeProvider>,
     own: RwLock<Option<Arc<Credential>>>,
     trust: RwLock<Option<Arc<TrustBundle>>>,
+    generation: AtomicU64,
 }
 
 /// Why this process cannot take part in a handshake.
@@ -46,7 +50,13 @@ impl Credentials {
 
     /// With a clock other than the system's, for tests of what time does to certificates.
     pub fn with_clock(trust_domain: TrustDomain, clock: Arc<dyn TimeProvider>) -> Self {
-        Self { trust_domain, clock, own: RwLock::default(), trust: RwLock::default() }
+        Self {
+            trust_domain,
+            clock,
+            own: RwLock::default(),
+            trust: RwLock::default(),
+            generation: AtomicU64::new(0),
+        }
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -62,6 +72,7 @@ impl Credentials {
             });
         }
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(credential));
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -77,8 +88,14 @@ impl Credentials {
         let changed = trust.as_deref() != Some(&bundle);
         if changed {
             *trust = Some(Arc::new(bundle));
+            self.generation.fetch_add(1, Ordering::Release);
         }
         Ok(changed)
+    }
+
+    /// Changes with every new credential or bundle, so that connections made with older ones can be replaced.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The credential held, whether it still counts or not. See [`Credentials::usable`].

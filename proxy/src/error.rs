@@ -30,8 +30,10 @@ pub enum Error {
     SlowHead,
     #[error("the caller broke off: {0}")]
     CallerGone(Arc<str>),
-    #[error("the connection ended in the middle of its first bytes")]
+    #[error("the caller closed without a word")]
     NoFirstBytes,
+    #[error("the caller said nothing for {0:?}")]
+    Silent(Duration),
     #[error("{0}")]
     Unsupported(&'static str),
     // ---- the caller's connection
@@ -79,6 +81,18 @@ pub enum Error {
     Internal(&'static str),
 }
 
+/// An error with its causes; hyper's own words leave out the one that matters.
+pub fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 impl Error {
     pub fn reason(&self) -> Reason {
         match self {
@@ -113,7 +127,7 @@ impl Error {
             | Self::CallerGone(_)
             | Self::NoFirstBytes => Reason::BadRequest,
             Self::TargetTooLong | Self::Framing(FramingError::TargetTooLong) => Reason::UriTooLong,
-            Self::SlowHead => Reason::CallerTimeout,
+            Self::SlowHead | Self::Silent(_) => Reason::CallerTimeout,
             Self::Unsupported(_) => Reason::Unsupported,
             Self::Handshake(_) | Self::HandshakeTimeout(_) => Reason::HandshakeFailed,
             Self::Overloaded(_) => Reason::Overloaded,

@@ -27,6 +27,7 @@ use outrigger_core::{
 };
 
 use super::{exchange::Exchange, serve::Watch};
+use crate::error::told;
 
 /// What a caller sends.
 pub struct RequestBody {
@@ -101,7 +102,7 @@ impl Body for RequestBody {
             this.gate = None;
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        let frame = ready!(next_frame(body, cx));
         match &frame {
             None => this.exchange.request_ends(),
             Some(Err(error)) => this.exchange.caller_broke_off(error),
@@ -171,7 +172,7 @@ impl Body for ResponseBody {
             watch.hands(false);
         }
         let frame = match &mut this.kind {
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Upstream(body) => ready!(next_frame(body, cx)),
             Kind::Own(text) if text.is_empty() => None::<Result<_, hyper::Error>>,
             Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
         };
@@ -182,7 +183,7 @@ impl Body for ResponseBody {
         match &frame {
             None => exchange.answer_ends(true),
             Some(Err(error)) => {
-                exchange.blame(Reason::UpstreamReset, error.to_string());
+                exchange.blame(Reason::UpstreamReset, told(error));
                 exchange.answer_ends(false);
             }
             Some(Ok(frame)) => {
@@ -218,6 +219,19 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.ends(self.is_end_stream());
+    }
+}
+
+/// The next frame that says something. An empty one in the middle says nothing, and a peer that counts them as abuse, as
+/// h2 does, would hold against this proxy what an application did.
+fn next_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    loop {
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        let says_nothing = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
+        match &frame {
+            Some(Ok(frame)) if says_nothing(frame) && !body.is_end_stream() => {}
+            Some(_) | None => return Poll::Ready(frame),
+        }
     }
 }
 

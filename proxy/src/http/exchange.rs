@@ -21,7 +21,7 @@ use outrigger_proto::spec::Route;
 
 use super::watched::Vitals;
 use crate::{
-    error::Error,
+    error::{Error, told},
     path::{accept::Open, balance::InFlight, pool::Lease},
     tcp::Passage,
     telemetry::{Direction, Protocol, RequestRecord},
@@ -147,7 +147,7 @@ impl Exchange {
 
     /// The caller's half of the request failed.
     pub fn caller_broke_off(&self, error: &hyper::Error) {
-        let error = Error::CallerGone(error.to_string().into());
+        let error = Error::CallerGone(told(error).into());
         self.blame(error.reason(), error.to_string());
     }
 

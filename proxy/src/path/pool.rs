@@ -42,6 +42,8 @@ const STREAMS_UNTIL_SETTINGS: u32 = 100;
 pub struct Connections {
     remote: Remote,
     http2: bool,
+    /// Of the credentials that the connections were made with.
+    generation: Cell<u64>,
     inner: RefCell<Inner>,
 }
 
@@ -107,11 +109,12 @@ impl Connections {
             idle_timeout,
         });
         let inner = Inner { pool, slots: Vec::new(), waiting: HashMap::new(), failure: None };
-        Rc::new(Self { remote, http2, inner: RefCell::new(inner) })
+        Rc::new(Self { remote, http2, generation: Cell::new(0), inner: RefCell::new(inner) })
     }
 
     /// A connection to send a request on; a new one is made within `within`.
     pub async fn lease(self: &Rc<Self>, worker: &Rc<Worker>, within: Duration) -> Result<Lease, Error> {
+        self.renew(worker);
         loop {
             let checkout = self.inner.borrow_mut().pool.checkout(now());
             let id = match checkout {
@@ -122,6 +125,7 @@ impl Connections {
                     self.settle(worker, within);
                     Waiting { connections: self, worker, ticket, answer, answered: false }.get().await?
                 }
+                Checkout::Full if self.retired.get() => return Err(self.left()),
                 Checkout::Full => return Err(Error::Overloaded("too many requests wait for a connection")),
             };
             self.settle(worker, within);
@@ -129,9 +133,29 @@ impl Connections {
             if self.is_ready(id).await {
                 return Ok(lease);
             }
+            let address = self.remote.address();
+            if lease.fresh {
+                return Err(Error::Connect { address, error: "closed as soon as it was made".into() });
+            }
             // Closed while it was idle: nothing was sent, and it is gone from the pool now.
             self.gone(worker, id);
         }
+    }
+
+    /// Connections of an older certificate or trust bundle get no new requests: a connection must not outlive for long
+    /// what made it legal, and a withdrawn root must not live on in a pool.
+    fn renew(self: &Rc<Self>, worker: &Rc<Worker>) {
+        let generation = worker.ctx.credentials.generation();
+        if self.generation.replace(generation) == generation || !self.remote.is_mesh() {
+            return;
+        }
+        let mut inner = self.inner.borrow_mut();
+        let old: Vec<ConnId> = inner.slots.iter().flatten().map(|slot| slot.id).collect();
+        for id in old {
+            inner.pool.on_goaway(id, now());
+        }
+        drop(inner);
+        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
     }
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId) -> Lease {
@@ -286,6 +310,7 @@ impl Connections {
 
     /// Closes what has been idle for too long.
     pub fn sweep(self: &Rc<Self>, worker: &Rc<Worker>) {
+        self.renew(worker);
         let mut inner = self.inner.borrow_mut();
         let now = now();
         if inner.pool.poll_timeout().is_some_and(|due| due <= now) {
@@ -293,6 +318,10 @@ impl Connections {
         }
         drop(inner);
         self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+    }
+
+    fn left(&self) -> Error {
+        Error::Connect { address: self.remote.address(), error: "the endpoint left the configuration".into() }
     }
 
     pub fn is_unused(&self) -> bool {

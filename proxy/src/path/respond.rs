@@ -32,7 +32,8 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 pub fn refuse(exchange: &Rc<Exchange>, error: &Error) -> Response<ResponseBody> {
     let reason = error.reason();
     // Who sends what is malformed does not get to send more.
-    let close = reason.blame() == Blame::Downstream;
+    // After a refused CONNECT, its caller may already be sending what was meant for the tunnel.
+    let close = reason.blame() == Blame::Downstream || exchange.method == http::Method::CONNECT;
     exchange.blame(reason, error.to_string());
     let mut fields = HeaderMap::with_capacity(8);
     fields.insert(headers::REASON, HeaderValue::from_static(reason.as_str()));

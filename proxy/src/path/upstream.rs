@@ -218,6 +218,10 @@ impl Remote {
             Self::Plain(address) => *address,
         }
     }
+
+    pub fn is_mesh(&self) -> bool {
+        matches!(self, Self::Mesh { .. })
+    }
 }
 
 // === impl Guarded ===
