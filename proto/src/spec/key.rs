@@ -55,7 +55,8 @@ impl Authority {
     pub fn new(host: &str, port: NonZeroU16) -> Result<Self, KeyError> {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
-        if host.is_empty() || host.len() > 253 || host.starts_with('.') || !host.bytes().all(legal) {
+        let labels = host.split('.').all(|label| !label.is_empty());
+        if host.len() > 253 || !labels || !host.bytes().all(legal) {
             return Err(KeyError::Authority(format!("{host}:{port}")));
         }
         Ok(Self { host: host.into(), port })
@@ -210,7 +211,14 @@ mod tests {
         {
             assert!(matches!(text.parse::<Key>(), Err(KeyError::Address(_))), "{text}");
         }
-        for text in ["authority/orders", "authority/orders:0", "authority/or ders:80", "authority/:80"] {
+        for text in [
+            "authority/orders",
+            "authority/orders:0",
+            "authority/or ders:80",
+            "authority/:80",
+            "authority/a..:80",
+            "authority/a..b:80",
+        ] {
             assert!(matches!(text.parse::<Key>(), Err(KeyError::Authority(_))), "{text}");
         }
         for text in ["backend/orders:80", "backend/shop/orders", "backend/shop/:80", "backend/a/b/c:1"] {

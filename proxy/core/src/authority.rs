@@ -85,12 +85,7 @@ fn host_name(name: &str) -> Result<Cow<'_, str>, HostError> {
     Ok(if upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
-/// The one host of a request as it was received. `None`: HTTP/1.0 without one, or a target of CONNECT.
-pub fn of_request(request: &Parts) -> Result<Option<Host<'_>>, HostError> {
-    Ok(named(request)?.0)
-}
-
-/// The host, and the text of its Host field.
+/// The one host of a request as it was received (`None`: HTTP/1.0 without one), and the text of its Host field.
 fn named(request: &Parts) -> Result<(Option<Host<'_>>, Option<&str>), HostError> {
     let mut lines = request.headers.get_all(HOST).iter();
     let line = lines.next();

@@ -40,15 +40,6 @@ pub fn detect(prefix: &[u8]) -> Detection {
     }
 }
 
-/// On a port that is declared to speak HTTP: which version. What is neither is left to the HTTP/1 parser to refuse.
-pub fn detect_http(prefix: &[u8]) -> Detection {
-    match agrees(prefix, HTTP2_PREFACE) {
-        Some(true) => Detection::Http2,
-        Some(false) => Detection::Http1,
-        None => Detection::NeedMore,
-    }
-}
-
 /// Whether the bytes begin with `wanted`; `None` while they are too few and agree so far.
 fn agrees(bytes: &[u8], wanted: &[u8]) -> Option<bool> {
     let common = bytes.len().min(wanted.len());
@@ -149,19 +140,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn declared_http_leaves_garbage_to_the_parser() {
-        for (bytes, want) in [
-            (&b""[..], Detection::NeedMore),
-            (b"P", Detection::NeedMore),
-            (b"PO", Detection::Http1),
-            (b"\x16\x03\x01", Detection::Http1),
-            (HTTP2_PREFACE, Detection::Http2),
-        ] {
-            assert_eq!(detect_http(bytes), want, "{bytes:?}");
-        }
-    }
-
     fn prefix() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..40),
@@ -174,11 +152,9 @@ mod tests {
     proptest! {
         #[test]
         fn more_bytes_never_change_a_decision(prefix in prefix(), more in prop::collection::vec(any::<u8>(), 0..40)) {
-            for detect in [detect, detect_http] {
-                let decided = detect(&prefix);
-                if decided != Detection::NeedMore {
-                    prop_assert_eq!(detect(&[&prefix[..], &more].concat()), decided);
-                }
+            let decided = detect(&prefix);
+            if decided != Detection::NeedMore {
+                prop_assert_eq!(detect(&[&prefix[..], &more].concat()), decided);
             }
         }
     }

@@ -60,46 +60,27 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DETECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Complete head of an HTTP/1 request after its first byte. Over: `caller-timeout`. nginx 60 s, hyper 30 s.
 pub const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
-/// HTTP/2 connection preface and first SETTINGS.
-pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A stream or connection that has work to move and moves less than [`STALL_PROGRESS_BYTES`] for so long. A peer that
-/// opens its window by one byte now and then does not extend it. nginx 60 s per write, Envoy 5 min.
+/// A stream or connection that has work to move and moves nothing for so long. nginx 60 s per write, Envoy 5 min.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Progress that counts against a stall.
-pub const STALL_PROGRESS_BYTES: u64 = 4096;
 /// Idle mesh connection, kept for reuse. Envoy 1 h.
 pub const MESH_IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Idle connection to an application or from one. Envoy 1 h, nginx 75 s.
 pub const PLAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Answer of the control plane to a new destination, before the egress policy decides without it.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A destination that was not used for so long is unsubscribed.
-pub const DESTINATION_IDLE: Duration = Duration::from_secs(10 * 60);
-/// TCP keepalive: first probe, interval, count; a dead peer is found in 25 s. ztunnel 180 s, Linkerd 10 s.
-pub const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-pub const KEEPALIVE_PROBES: u32 = 3;
 
 // === connections and queues ===
 
-/// Connections a worker holds at once; at the cap it stops accepting.
-pub const MAX_CONNECTIONS: usize = 16 * 1024;
 /// TLS handshakes running in one worker; more wait, see [`MAX_QUEUED_HANDSHAKES`]. A handshake is CPU, not waiting.
 pub const MAX_HANDSHAKES: usize = 4;
 /// Handshakes waiting in one worker; the next ones are closed. Over: `overloaded`.
 pub const MAX_QUEUED_HANDSHAKES: usize = 256;
-/// File descriptors kept back for admin, health and the control stream.
-pub const RESERVED_DESCRIPTORS: u64 = 32;
-/// Pause after accept failed for want of descriptors: doubled from the first to the second.
-pub const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 /// Connections to one endpoint from one worker.
 pub const MAX_ENDPOINT_CONNECTIONS: usize = 1024;
 /// Idle connections to one endpoint kept by one worker. Go's default of 2 churns, curl's cache is 100 in all.
 pub const MAX_IDLE_CONNECTIONS: usize = 64;
 /// Requests waiting for a connection to one endpoint in one worker. Over: `overloaded`.
 pub const MAX_WAITING_REQUESTS: usize = 1024;
-/// What one connection may hold in the proxy, headers, windows and buffers together.
-pub const CONNECTION_MEMORY_BYTES: usize = 2 * 1024 * 1024;
 /// A ClientHello, over all its TLS records. Real ones with post-quantum shares are below 2 KiB; many servers stop at 16.
 pub const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024;
 /// First bytes looked at to tell a protocol: one longest request line and its end.
