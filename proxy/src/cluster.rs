@@ -28,7 +28,7 @@ use outrigger_core::{
 };
 use outrigger_proto::spec::{Backend, BackendKey, DestinationKey};
 use rustls::ServerConfig;
-use tokio::task;
+use tokio::{sync::Semaphore, task};
 
 use crate::{
     path::{
@@ -60,9 +60,9 @@ pub struct Clusters {
     /// Of requests that an application closed an idle connection on.
     pub application_budget: RefCell<Budget>,
     learned: RefCell<HashMap<DestinationKey, Learned>>,
-    /// TLS handshakes of callers going on, and waiting for their turn.
-    pub handshakes: Rc<tokio::sync::Semaphore>,
-    pub handshakes_waiting: Cell<usize>,
+    /// Turns for the costly part of a caller's TLS handshake, and the handshakes under way.
+    pub handshakes: Semaphore,
+    pub handshakes_under_way: Cell<usize>,
     sweeping: Cell<bool>,
 }
 
@@ -106,8 +106,8 @@ impl Clusters {
             applications: RefCell::default(),
             application_budget: RefCell::new(budget(now())),
             learned: RefCell::default(),
-            handshakes: Rc::new(tokio::sync::Semaphore::new(limits::MAX_HANDSHAKES)),
-            handshakes_waiting: Cell::new(0),
+            handshakes: Semaphore::new(limits::MAX_HANDSHAKES),
+            handshakes_under_way: Cell::new(0),
             sweeping: Cell::new(false),
         }
     }

@@ -100,7 +100,14 @@ impl Departure {
             Protocol::Http => Some(false),
             Protocol::Http2 | Protocol::Grpc => Some(true),
         };
-        match (detect::first_bytes(&mut io, limits::PLAIN_IDLE_TIMEOUT).await, http2_if_unclear) {
+        let going = self.worker.drain.going(Direction::Outbound);
+        let first = tokio::select! {
+            biased;
+            first = detect::first_bytes(&mut io, limits::PLAIN_IDLE_TIMEOUT) => first,
+            // Nothing was asked for yet, so nothing is lost.
+            () = going => Err(Error::NoFirstBytes),
+        };
+        match (first, http2_if_unclear) {
             (Ok(Detection::Http1), Some(_)) => self.serve_http(io, destination, false).await,
             (Ok(Detection::Http2), Some(_)) => self.serve_http(io, destination, true).await,
             (Ok(Detection::Opaque | Detection::NeedMore), Some(http2)) => {

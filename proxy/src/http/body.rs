@@ -102,7 +102,7 @@ impl Body for RequestBody {
             this.gate = None;
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        let frame = ready!(next_frame(body, cx));
+        let frame = ready!(next_frame(body, cx, || {}));
         match &frame {
             None => this.exchange.request_ends(),
             Some(Err(error)) => this.exchange.caller_broke_off(error),
@@ -172,7 +172,10 @@ impl Body for ResponseBody {
             watch.hands(false);
         }
         let frame = match &mut this.kind {
-            Kind::Upstream(body) => ready!(next_frame(body, cx)),
+            Kind::Upstream(body) => {
+                let exchange = &this.exchange;
+                ready!(next_frame(body, cx, || exchange.iter().for_each(|exchange| exchange.empty_frame())))
+            }
             Kind::Own(text) if text.is_empty() => None::<Result<_, hyper::Error>>,
             Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
         };
@@ -223,13 +226,17 @@ impl Drop for ResponseBody {
 }
 
 /// The next frame that says something. An empty one in the middle says nothing, and a peer that counts them as abuse, as
-/// h2 does, would hold against this proxy what an application did.
-fn next_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+/// h2 does, would hold against this proxy what an application did. `skipped` is told of each.
+fn next_frame(
+    body: &mut Incoming,
+    cx: &mut Context<'_>,
+    skipped: impl Fn(),
+) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
     loop {
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         let says_nothing = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
         match &frame {
-            Some(Ok(frame)) if says_nothing(frame) && !body.is_end_stream() => {}
+            Some(Ok(frame)) if says_nothing(frame) && !body.is_end_stream() => skipped(),
             Some(_) | None => return Poll::Ready(frame),
         }
     }

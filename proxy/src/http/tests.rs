@@ -534,3 +534,53 @@ fn futures_of_requests_stay_small() {
     let (inbound, outbound) = (size(crate::inbound::handle), size(crate::outbound::handle));
     assert!(inbound <= 3000 && outbound <= 4000, "inbound {inbound}, outbound {outbound} bytes");
 }
+
+#[test]
+fn an_old_caller_gets_what_it_understands() {
+    run(|| async {
+        let rig = Rig::new(Protocol::Http, 1).await;
+        let mut program = rig.dial();
+        write(&mut program, "GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        let mut app = rig.app().await;
+        let head = read_head(&mut app).await;
+        assert!(head.starts_with("get / http/1.1"), "{head}");
+        write(&mut app, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await;
+        let (answer, clean) = read_rest(&mut program).await;
+        assert!(answer.ends_with("\r\n\r\nhi") && clean, "{answer}");
+    });
+}
+
+#[test]
+fn a_head_must_be_complete_in_time_and_an_idle_connection_need_not() {
+    run(|| async {
+        let rig = Rig::new(Protocol::Http, 0).await;
+        let mut idle = rig.dial();
+        // Answered at once, and then silent.
+        write(&mut idle, GET).await;
+        read_until(&mut idle, "`outrigger status`.").await;
+        let mut slow = rig.dial();
+        write(&mut slow, "GET / HTTP/1.1\r\nHo").await;
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        let head = read_head(&mut slow).await;
+        tokio::time::resume();
+        assert!(head.starts_with("http/1.1 408"), "{head}");
+        assert_eq!(reason(&head), "caller-timeout");
+        write(&mut idle, GET).await;
+        read_until(&mut idle, "`outrigger status`.").await;
+    });
+}
+
+#[test]
+fn a_connection_closed_as_soon_as_it_is_made_is_a_failed_one() {
+    run(|| async {
+        let rig = Rig::new(Protocol::Http, 1).await;
+        let app = rig.servers[0].listener();
+        task::spawn_local(async move { while app.accept().await.is_ok() {} });
+        let mut program = rig.dial();
+        write(&mut program, GET).await;
+        let head = read_head(&mut program).await;
+        assert!(head.starts_with("http/1.1 50"), "{head}");
+        assert!(["connect-failed", "upstream-reset"].contains(&reason(&head)), "{head}");
+    });
+}

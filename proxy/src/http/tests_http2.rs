@@ -271,7 +271,7 @@ fn a_flood_of_resets_ends_at_the_first_proxy() {
             let Ok(ready) = client.ready().await else { break };
             client = ready;
             let Ok((answer, _)) = client.send_request(get("/"), false) else { break };
-            tokio::task::yield_now().await;
+            task::yield_now().await;
             drop(answer);
         }
         let ended = timeout(PATIENCE, driver).await;

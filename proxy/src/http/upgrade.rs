@@ -48,7 +48,7 @@ pub fn join(
         match ended {
             Ok(Ok(()) | Err(CutShort::Idle(_))) => {}
             Ok(Err(CutShort::First(_) | CutShort::Second(_))) => {
-                reset(caller.into_inner(), upstream.into_inner())
+                reset(caller.into_inner(), upstream.into_inner());
             }
             Err(error) => {
                 exchange.blame(error.reason(), error.to_string());

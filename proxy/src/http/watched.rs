@@ -47,6 +47,8 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Vitals {
     owed: AtomicU32,
+    /// Requests that have reached their handler.
+    requests: AtomicU32,
     receiving: AtomicBool,
     asked: AtomicBool,
     upgraded: AtomicBool,
@@ -71,8 +73,8 @@ struct Http1 {
     guard: Guard,
     /// Under which a refusal is reported.
     id: u64,
-    /// Bytes of the next head have come, its request has not.
-    head_due: Option<Instant>,
+    /// Bytes of a head have come: when its request must have, and how many requests there were before it.
+    head_due: Option<(Instant, u32)>,
     /// Nothing more is read: `Err` until what is owed has been answered.
     last_words: Option<Result<Bytes, Error>>,
     ended: bool,
@@ -85,6 +87,7 @@ impl Vitals {
     /// A request has reached its handler, which owes an answer. `has_body`: and the rest of it is still to come.
     pub fn owe(&self, has_body: bool) {
         self.owed.store(self.owed.load(Relaxed) + 1, Relaxed);
+        self.requests.store(self.requests.load(Relaxed).wrapping_add(1), Relaxed);
         self.receiving.store(has_body, Relaxed);
     }
 
@@ -165,10 +168,8 @@ impl Watched {
     /// Ready when a time is over: with an error, or with the idle connection's end.
     fn poll_times(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let due = [self.write_due, self.http1.as_ref().and_then(|http1| http1.head_due)]
-                .into_iter()
-                .flatten()
-                .min();
+            let head_due = self.http1.as_mut().and_then(|http1| http1.head_due(&self.vitals));
+            let due = [self.write_due, head_due].into_iter().flatten().min();
             if let Some(due) = due
                 && due < self.timer.deadline()
             {
@@ -180,7 +181,7 @@ impl Watched {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             if let Some(http1) = &mut self.http1
-                && http1.head_due.is_some_and(|due| due <= now)
+                && head_due.is_some_and(|due| due <= now)
             {
                 http1.head_due = None;
                 http1.last_words = Some(Err(Error::SlowHead));
@@ -199,11 +200,17 @@ impl Http1 {
     /// Looks at what was read before hyper does.
     fn inspect(&mut self, read: &[u8], vitals: &Vitals) -> Result<(), FramingError> {
         self.guard.on_bytes(read)?;
-        if !vitals.is_owed() && self.head_due.is_none() {
-            // If this completes a head, its request comes before the next read and takes the time back.
-            self.head_due = Some(Instant::now() + limits::HEADERS_TIMEOUT);
+        if !vitals.is_owed() && self.head_due(vitals).is_none() {
+            self.head_due = Some((Instant::now() + limits::HEADERS_TIMEOUT, vitals.requests.load(Relaxed)));
         }
         Ok(())
+    }
+
+    /// Until when the head that has begun must be complete. Settled by its request, which reaches the handler at once if
+    /// the bytes were the whole head.
+    fn head_due(&mut self, vitals: &Vitals) -> Option<Instant> {
+        self.head_due.take_if(|(_, requests)| *requests != vitals.requests.load(Relaxed));
+        self.head_due.map(|(due, _)| due)
     }
 
     /// Writes the refusal once nothing else is owed, then pretends to hyper that the peer has closed.
@@ -248,9 +255,6 @@ impl AsyncRead for Watched {
             }
             if http1.ended {
                 return if this.vitals.is_owed() { this.vitals.hold_back(cx) } else { Poll::Ready(Ok(())) };
-            }
-            if this.vitals.is_owed() {
-                http1.head_due = None;
             }
         }
         if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {

@@ -21,7 +21,8 @@ use crate::{error::Error, tcp::Sniffed, worker::now};
 pub async fn first_bytes(io: &mut Sniffed, patience: Duration) -> Result<Detection, Error> {
     if io.seen().is_empty() {
         match timeout(patience, io.look_further()).await {
-            Ok(Ok(0)) | Err(_) => return Err(Error::NoFirstBytes),
+            Ok(Ok(0)) => return Err(Error::NoFirstBytes),
+            Err(_) => return Err(Error::Silent(patience)),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(Error::CallerGone(error.to_string().into())),
         }

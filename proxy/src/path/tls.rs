@@ -1,14 +1,19 @@
 //! Inbound step: terminate the mesh's mutual TLS.
 //!
-//! A handshake is CPU, so only a few run at once in a worker and only so many may wait; a flood of them costs its senders
-//! their connections and leaves established ones alone. Each has a time limit from its turn on, and half a handshake is
-//! not held any longer.
+//! Each handshake has a time limit, and only so many may be under way in a worker; more are refused. The costly part, which
+//! answers a ClientHello, is dealt out a few at a time with room for other work in between, so a flood of handshakes leaves
+//! established connections alone.
 
-use std::rc::Rc;
+use std::{
+    future::{Future as _, poll_fn},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
 
 use outrigger_certs::{HandshakeError, alpn, tls};
 use outrigger_core::limits;
-use tokio::time::timeout;
+use tokio::{task, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{error::Error, tcp::Sniffed, telemetry::Direction, worker::Worker};
@@ -40,22 +45,22 @@ pub async fn terminate(worker: &Rc<Worker>, io: Sniffed) -> Result<Terminated, E
 
 async fn handshake(worker: &Rc<Worker>, io: Sniffed) -> Result<Terminated, Error> {
     let credentials = &worker.ctx.credentials;
-    let clusters = &worker.clusters;
-    let _turn = match clusters.handshakes.try_acquire() {
-        Ok(turn) => turn,
-        Err(_) if clusters.handshakes_waiting.get() >= limits::MAX_QUEUED_HANDSHAKES => {
-            return Err(Error::Overloaded("too many TLS handshakes wait"));
-        }
-        Err(_) => {
-            let _place = Queued::new(worker);
-            match clusters.handshakes.acquire().await {
-                Ok(turn) => turn,
-                Err(_) => return Err(Error::Internal("the queue of handshakes is closed")),
-            }
+    let _place = Place::take(worker).ok_or(Error::Overloaded("too many TLS handshakes are under way"))?;
+    let mut accepting = Box::pin(TlsAcceptor::from(Arc::clone(&worker.clusters.server_tls)).accept(io));
+    let accepted = async {
+        let first = {
+            let turn = worker.clusters.handshakes.acquire().await;
+            let first = poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx))).await;
+            task::yield_now().await;
+            drop(turn);
+            first
+        };
+        match first {
+            Poll::Ready(done) => done,
+            Poll::Pending => accepting.await,
         }
     };
-    let accepting = Box::pin(TlsAcceptor::from(clusters.server_tls.clone()).accept(io));
-    let stream = match timeout(limits::HANDSHAKE_TIMEOUT, accepting).await {
+    let stream = match timeout(limits::HANDSHAKE_TIMEOUT, accepted).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             return Err(Error::Handshake(HandshakeError::explain_io(&error, Some(credentials))));
@@ -73,20 +78,23 @@ async fn handshake(worker: &Rc<Worker>, io: Sniffed) -> Result<Terminated, Error
     Ok(Terminated { stream: Box::new(stream), peer, inside })
 }
 
-/// A place in the queue of handshakes.
-struct Queued<'a>(&'a Worker);
+/// A place among the handshakes under way.
+struct Place<'a>(&'a Worker);
 
-impl<'a> Queued<'a> {
-    fn new(worker: &'a Worker) -> Self {
-        let waiting = &worker.clusters.handshakes_waiting;
-        waiting.set(waiting.get() + 1);
-        Self(worker)
+impl<'a> Place<'a> {
+    fn take(worker: &'a Worker) -> Option<Self> {
+        let taken = &worker.clusters.handshakes_under_way;
+        if taken.get() >= limits::MAX_QUEUED_HANDSHAKES {
+            return None;
+        }
+        taken.set(taken.get() + 1);
+        Some(Self(worker))
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let waiting = &self.0.clusters.handshakes_waiting;
-        waiting.set(waiting.get().saturating_sub(1));
+        let taken = &self.0.clusters.handshakes_under_way;
+        taken.set(taken.get().saturating_sub(1));
     }
 }

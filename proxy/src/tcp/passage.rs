@@ -81,7 +81,8 @@ impl Passage {
     /// The proxy ended it. The first cause stands.
     pub fn blame(&mut self, error: &Error) {
         if self.reason.is_none() {
-            self.reason = Some(error.reason());
+            // Who looks whether a port is open and leaves has done no wrong.
+            self.reason = (!matches!(error, Error::NoFirstBytes)).then(|| error.reason());
             self.detail = error.to_string().into();
         }
     }
