@@ -79,7 +79,7 @@ impl App {
             Ok(known) => hub.restore(known, Instant::now()),
             // Proxies come back by themselves.
             Err(error) => {
-                tracing::warn!(file = %workloads_file.display(), %error, "known workloads cannot be read")
+                tracing::warn!(file = %workloads_file.display(), %error, "known workloads cannot be read");
             }
         }
         let shared = Arc::new(server::Shared { ca, hub, used_tokens, metrics });
@@ -190,7 +190,7 @@ async fn follow(shared: Arc<server::Shared>, dir: Arc<ConfigDir>, mut watch: Wat
         match tokio::task::spawn_blocking(move || reader.read()).await {
             Ok(reading) => take(&shared, reading),
             Err(error) => {
-                tracing::error!(%error, "reading the configuration failed; the last good one stays")
+                tracing::error!(%error, "reading the configuration failed; the last good one stays");
             }
         }
     }
@@ -206,7 +206,7 @@ fn take(shared: &server::Shared, reading: Reading) {
             tracing::info!(generation, files, "configuration taken");
         }
         Taken::Same { after_errors: true } => {
-            tracing::info!("the configuration is as it was before the errors")
+            tracing::info!("the configuration is as it was before the errors");
         }
         Taken::Same { after_errors: false } | Taken::Refused { new_errors: false } => {}
         Taken::Refused { new_errors: true } => {

@@ -117,7 +117,7 @@ impl Args {
                 None
             }
         };
-        let own = state_dir.as_deref().unwrap_or(Path::new("")).join("ca");
+        let own = state_dir.as_deref().unwrap_or_else(|| Path::new("")).join("ca");
         let ca = match (ca_cert, ca_key) {
             (Some(chain), Some(key)) => Source::Given(Files { chain, key, trust: trust_roots }),
             (None, None) => {

@@ -166,10 +166,9 @@ impl Ca {
         let issuer_changed = before.chain() != loaded.chain();
         let roots = loaded.roots_der().len();
         *self.authority.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
-        let own = self.credential_renewed(now).map_err(|error| error.to_string());
-        let trusted = self.credentials.set_trust(self.authority().trust_bundle()).map_err(|e| e.to_string());
-        if let Err(error) = own.and(trusted.map(drop)) {
-            tracing::error!(error, "the changed authority cannot be used for our own certificate");
+        let trusted = self.credentials.set_trust(self.authority().trust_bundle()).map_err(other);
+        if let Err(error) = trusted.and_then(|_| self.credential_renewed(now)) {
+            tracing::error!(%error, "the changed authority cannot be used for our own certificate");
         }
         hub.set_trust(self.trust());
         tracing::info!(issuer_changed, roots, "the authority changed");

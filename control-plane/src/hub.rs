@@ -41,13 +41,16 @@ pub struct Hub {
 struct Inner {
     index: Index,
     workloads: Workloads,
-    kept: HashMap<Topic, HashMap<(Arc<str>, Key), Arc<Compiled>>>,
+    kept: HashMap<Topic, Kept>,
     kept_count: usize,
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
     configuration: ConfigurationReport,
     settled_at: Instant,
 }
+
+/// Compiled resources, by the namespace they are seen from and their key.
+type Kept = HashMap<(Arc<str>, Key), Arc<Compiled>>;
 
 struct Stream {
     handle: Arc<Handle>,

@@ -161,10 +161,10 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Re
 
 /// Binds a listener, naming the flag when that fails.
 pub async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("--{flag}: {address} is in use; is another control plane running?")
+    TcpListener::bind(address).await.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            return anyhow::anyhow!("--{flag}: {address} is in use; is another control plane running?");
         }
-        _ => anyhow::anyhow!("--{flag}: cannot listen on {address}: {error}"),
+        anyhow::anyhow!("--{flag}: cannot listen on {address}: {error}")
     })
 }

@@ -109,14 +109,13 @@ impl Workloads {
                 && other.addresses == presence.addresses
                 && other.serves == presence.serves
         };
-        let lost =
-            |entry: &&Entry| matches!(entry.phase, Phase::Leased { .. }) && same_place(&entry.presence);
-        let lost: Vec<_> =
-            self.entries.values().filter(lost).map(|entry| entry.presence.id.clone()).collect();
+        let is_lost =
+            |entry: &mut Entry| matches!(entry.phase, Phase::Leased { .. }) && same_place(&entry.presence);
+        let lost: Vec<_> = self.entries.extract_if(.., |_, entry| is_lost(entry)).collect();
 
         self.streams.insert(stream, id);
         effects.push(self.put(presence, state, Phase::Connected { stream }));
-        effects.extend(lost.into_iter().map(|id| self.drop_entry(id)));
+        effects.extend(lost.into_iter().map(|(id, _)| Effect::Gone(id)));
         effects
     }
 
@@ -131,17 +130,16 @@ impl Workloads {
         let Some(id) = self.streams.remove(&stream) else { return Vec::new() };
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         if entry.state.draining {
-            return vec![self.drop_entry(id)];
+            self.entries.remove(&id);
+            return vec![Effect::Gone(id)];
         }
         entry.phase = Phase::Leased { until: now + LEASE };
         Vec::new()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<Effect> {
-        let over = |entry: &&Entry| matches!(entry.phase, Phase::Leased { until } if until <= now);
-        let over: Vec<_> =
-            self.entries.values().filter(over).map(|entry| entry.presence.id.clone()).collect();
-        over.into_iter().map(|id| self.drop_entry(id)).collect()
+        let is_over = |entry: &mut Entry| matches!(entry.phase, Phase::Leased { until } if until <= now);
+        self.entries.extract_if(.., |_, entry| is_over(entry)).map(|(id, _)| Effect::Gone(id)).collect()
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -163,11 +161,6 @@ impl Workloads {
         let workload = entry.workload();
         self.entries.insert(id, entry);
         Effect::Changed(workload)
-    }
-
-    fn drop_entry(&mut self, id: WorkloadId) -> Effect {
-        self.entries.remove(&id);
-        Effect::Gone(id)
     }
 }
 

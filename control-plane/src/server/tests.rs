@@ -1,1 +1,6 @@
+//! The whole control plane on loopback sockets, with a real gRPC client at the other end.
 
+mod configure;
+mod operate;
+mod rig;
+mod sign;

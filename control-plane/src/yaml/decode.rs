@@ -59,6 +59,12 @@ impl Refusal {
             Self::Noted => return,
             Self::Here(reason) => Problem { place, path: trail.path(), reason: reason.clone() },
             Self::Missing(field) => {
+                // Misspelled, and told as that already.
+                let misspelled = suggestion(field);
+                if notes.borrow().iter().any(|note| note.place >= place && note.reason.ends_with(&misspelled))
+                {
+                    return;
+                }
                 Problem { place, path: trail.path().key(field), reason: "is required".to_owned() }
             }
         };
@@ -312,9 +318,13 @@ pub(crate) fn unknown(given: &str, known: &[&str]) -> String {
         .min()
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1) && *distance < name.len());
     match nearest {
-        Some((_, name)) => format!("{given:?} is not known; did you mean {name:?}?"),
+        Some((_, name)) => format!("{given:?} is not known{}", suggestion(name)),
         None => format!("{given:?} is not known; known are {}", known.join(", ")),
     }
+}
+
+fn suggestion(name: &str) -> String {
+    format!("; did you mean {name:?}?")
 }
 
 /// Levenshtein distance, by rows.

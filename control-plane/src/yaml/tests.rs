@@ -81,6 +81,7 @@ parts:
 #[test]
 fn what_ends_the_reading_has_a_place_too() {
     assert_eq!(problems("on: true\nparts:\n- on: false\n"), ["3:3 parts[0].name is required"]);
+    assert_eq!(problems("nam: a\n"), [r#"1:1 nam unknown field: "nam" is not known; did you mean "name"?"#]);
     assert_eq!(problems("name: a\nparts: {}\n"), ["2:8 parts wants a list, not a map"]);
     assert_eq!(problems("name: a\nlabels: [1]\n"), ["2:9 labels wants a map, not a list"]);
     assert_eq!(problems("just text\n"), [r#"1:1  wants a map, not the text "just text""#]);
