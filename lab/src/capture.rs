@@ -67,12 +67,18 @@ fn record(socket: &Socket, stop: &AtomicBool) -> Captured {
     let mut captured = Captured::default();
     let mut packet = vec![0; LONGEST_PACKET];
     let mut reader = socket;
+    let mut stopping = false;
     loop {
+        // From here on the first moment of an empty queue ends it: traffic may never pause for longer, and what had come
+        // before the end was asked for has been read by then.
+        if !stopping && stop.load(Ordering::Acquire) {
+            stopping = true;
+            drop(socket.set_nonblocking(true));
+        }
         match reader.read(&mut packet) {
             Ok(length) => captured.add(&packet[..length]),
-            // Only an empty queue ends it, so that stopping loses nothing that came before.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                if stop.load(Ordering::Acquire) {
+                if stopping {
                     return captured;
                 }
             }
