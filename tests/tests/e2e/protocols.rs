@@ -13,7 +13,6 @@ use outrigger_lab::Pod;
 use crate::support::{
     Need, Test,
     load::{Kind, Plan},
-    origin::EMPTY_FRAMES,
     peers, raw,
     shop::Shop,
 };
@@ -42,7 +41,6 @@ pub(crate) fn tests() -> Vec<Test> {
         ]),
         Test::in_shop("grpc_all_four_kinds_of_calls_keep_status_metadata_and_trailers", grpc)
             .needs(&[Need::Python]),
-        Test::in_shop("grpc_server_that_sends_empty_frames_loses_no_stream", empty_frames),
         Test::in_shop("tcp_half_close_by_the_caller_lets_the_answer_through", tcp_caller_closes_first),
         Test::in_shop("tcp_half_close_by_the_server_lets_the_caller_finish", tcp_server_closes_first),
         Test::in_shop("tls_of_the_application_passes_through_with_its_own_certificate", tls_passthrough)
@@ -187,15 +185,6 @@ fn grpc(shop: &Shop) -> Result<()> {
     }
     ensure!(told.contains("URI=spiffe://mesh.local/ns/shop/sa/web"), "{told}");
     Ok(())
-}
-
-/// Many guards against floods count empty frames over the life of a connection: a sidecar must not run into them.
-fn empty_frames(shop: &Shop) -> Result<()> {
-    let plan =
-        Plan { path: EMPTY_FRAMES.to_owned(), ..Plan::new(Kind::GrpcStream, shop.store(80), "store.shop") };
-    let load = plan.loops(4, Duration::ZERO).start(&shop.web.pod)?;
-    load.wait_for_more(400, Duration::from_secs(60))?;
-    load.stop()?.expect_none_failed(400)
 }
 
 /// Runs `serve` with the first connection to port 8086 of the store.

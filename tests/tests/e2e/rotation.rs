@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use outrigger_lab::{Lab, Mesh, Pod, Workload, wait_for};
+use outrigger_lab::{Lab, Mesh, Pod, Workload, wait_for, wait_for_some};
 
 use crate::support::{
     Test,
@@ -42,8 +42,23 @@ fn loads(pod: &Pod) -> Result<[Load; 2]> {
 }
 
 fn is_served(pod: &Pod) -> bool {
-    let request = b"GET /id HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n";
-    raw::exchange(pod, SocketAddr::from(STORE), request).is_ok_and(|answer| answer.ends_with("store"))
+    certificate_of_caller(pod).is_some()
+}
+
+/// Hash of the certificate with which the callee knows the caller. Connections between proxies are kept, so it is that
+/// of the connection's making.
+fn certificate_of_caller(pod: &Pod) -> Option<String> {
+    let request = b"GET /headers HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n";
+    let answer = raw::exchange(pod, SocketAddr::from(STORE), request).ok()?;
+    let (_, rest) = answer.split_once("Hash=")?;
+    Some(rest.split(';').next()?.to_owned())
+}
+
+/// Connections must not outlive the certificate they were made with.
+fn wait_for_new_connections(pod: &Pod, old: &str) -> Result<()> {
+    wait_for(SOON, "connections with the new certificate", || {
+        certificate_of_caller(pod).is_some_and(|new| new != old)
+    })
 }
 
 fn short_life(lab: &Lab) -> Result<()> {
@@ -51,7 +66,7 @@ fn short_life(lab: &Lab) -> Result<()> {
     let store = mesh.workload("store").start()?;
     let _origin = Origin::start(&store.pod, 8080, "store")?;
     let web = mesh.workload("web").start()?;
-    wait_for(SOON, "an answer", || is_served(&web.pod))?;
+    let old = wait_for_some(SOON, "an answer", || certificate_of_caller(&web.pod))?;
     let chain = |workload| certs(workload).map(|certs| certs["chain"].clone()).context("a chain");
     let first = [chain(&web)?, chain(&store)?];
     let loads = loads(&web.pod)?;
@@ -69,6 +84,7 @@ fn short_life(lab: &Lab) -> Result<()> {
     }
     let last = [chain(&web)?, chain(&store)?];
     ensure!(first[0] != last[0] && first[1] != last[1], "the same certificate all the time: {last:?}");
+    wait_for_new_connections(&web.pod, &old)?;
     // New connections too.
     ensure!(is_served(&mesh.workload("late").start()?.pod), "a workload that joined at the end");
     Ok(())
@@ -130,7 +146,7 @@ fn root_replacement(lab: &Lab) -> Result<()> {
     let store = mesh.workload("store").start()?;
     let _origin = Origin::start(&store.pod, 8080, "store")?;
     let web = mesh.workload("web").start()?;
-    wait_for(SOON, "an answer", || is_served(&web.pod))?;
+    let old = wait_for_some(SOON, "an answer", || certificate_of_caller(&web.pod))?;
     let loads = loads(&web.pod)?;
     let other = other_authority(&mesh)?;
     let ca = mesh.state_dir().join("ca");
@@ -149,6 +165,7 @@ fn root_replacement(lab: &Lab) -> Result<()> {
         let old = old.context("a chain")?;
         wait_for_certs(workload, "a certificate of the new root", |certs| certs["chain"] != old)?;
     }
+    wait_for_new_connections(&web.pod, &old)?;
     for load in &loads {
         load.wait_for_more(100, SOON)?;
     }
