@@ -343,7 +343,7 @@ async fn forward(
 async fn send(
     served: &Served,
     exchange: &Rc<Exchange>,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
     copy: Option<request::Copy>,
 ) -> Result<(Lease, Response<Incoming>), Error> {
     let worker = &served.caller.worker;
@@ -366,7 +366,7 @@ async fn send(
             }
         };
         request = match (next, unanswered.request, &copy) {
-            (Next::Again, Some(unsent), _) => *unsent,
+            (Next::Again, Some(unsent), _) => unsent,
             (Next::Again, None, Some(copy)) => copy.request(exchange),
             (Next::Again, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
         };

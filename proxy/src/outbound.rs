@@ -350,7 +350,7 @@ async fn send(
     caller: &Caller,
     exchange: &Rc<Exchange>,
     cluster: &Cluster,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
     copy: Option<request::Copy>,
 ) -> Result<(Response<Incoming>, Hold), Error> {
     let worker = &caller.worker;
@@ -392,7 +392,7 @@ async fn send(
                         tried.add(index);
                     }
                     let (failure, error) = unanswered.explain(&lease);
-                    (failure, error, unanswered.request.map(|request| *request))
+                    (failure, error, unanswered.request)
                 }
             },
         };

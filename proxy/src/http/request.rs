@@ -107,11 +107,13 @@ pub fn body(head: &mut Parts, body: Incoming, exchange: &Rc<Exchange>) -> Reques
 }
 
 /// Puts head and body together, with an ear for the upstream's `100 Continue`.
-pub fn assemble(mut head: Parts, body: RequestBody) -> Request<RequestBody> {
+///
+/// Boxed, because it passes through several futures, which would all be larger by it.
+pub fn assemble(mut head: Parts, body: RequestBody) -> Box<Request<RequestBody>> {
     let gate = head.extensions.remove::<Arc<Gate>>();
-    let mut request = Request::from_parts(head, body);
+    let mut request = Box::new(Request::from_parts(head, body));
     if let Some(gate) = gate {
-        hyper::ext::on_informational(&mut request, move |informational| {
+        hyper::ext::on_informational(&mut *request, move |informational| {
             if informational.status() == StatusCode::CONTINUE {
                 gate.open();
             }
@@ -172,8 +174,8 @@ impl Copy {
         })
     }
 
-    pub fn request(&self, exchange: &Rc<Exchange>) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::empty(Rc::clone(exchange)));
+    pub fn request(&self, exchange: &Rc<Exchange>) -> Box<Request<RequestBody>> {
+        let mut request = Box::new(Request::new(RequestBody::empty(Rc::clone(exchange))));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;

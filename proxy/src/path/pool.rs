@@ -450,7 +450,7 @@ impl Lease {
     }
 
     /// Sends the request and waits for the answer's head.
-    pub async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
+    pub async fn send(&self, request: Box<Request<RequestBody>>) -> Result<Response<Incoming>, Unanswered> {
         let sending = {
             let mut inner = self.connections.inner.borrow_mut();
             match inner.slot(self.id).map(|slot| &mut slot.sender) {
@@ -461,10 +461,10 @@ impl Lease {
                         _ => ASKED_OTHER,
                     };
                     asked.store(code, Relaxed);
-                    Either::Left(sender.try_send_request(request))
+                    Either::Left(sender.try_send_request(*request))
                 }
-                Some(Sender::Http2(sender)) => Either::Right(sender.try_send_request(request)),
-                None => return Err(Unanswered { request: Some(Box::new(request)), cause: None }),
+                Some(Sender::Http2(sender)) => Either::Right(sender.try_send_request(*request)),
+                None => return Err(Unanswered { request: Some(request), cause: None }),
             }
         };
         let answer = match sending {

@@ -179,7 +179,6 @@ pub async fn http1(io: Io, address: SocketAddr) -> Result<(Sender, Http1Driver),
     let guarded = Guarded { io, guard: Guard::new(Side::Responses), asked: Arc::clone(&asked) };
     let (sender, driver) = http1::Builder::new()
         .writev(true)
-        .max_headers(limits::MAX_HEADER_FIELDS)
         .max_header_size(limits::MAX_HEADER_BYTES)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         .handshake(TokioIo::new(guarded))
