@@ -1,6 +1,8 @@
 //! The binary as a process: how it starts, what it says of itself, how it ends. No control plane answers here; what it
 //! does with one is tested in `tests/e2e`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests: what fails here should panic")]
+
 mod running;
 
 use std::{

@@ -15,22 +15,24 @@ use cases::Backend;
 use space::Space;
 
 type Case = fn(&mut Space) -> Result<(), Failed>;
+/// A case that is tried with nft and with iptables.
+type CaseWith = fn(&mut Space, Backend) -> Result<(), Failed>;
+type AnyCase = Box<dyn Fn(&mut Space) -> Result<(), Failed> + Send>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let refusal = space::enter().err().map(|error| format!("no user namespace: {error}"));
     let mut trials = Vec::new();
-    let mut add =
-        |name: String, tools: &[&str], case: Box<dyn Fn(&mut Space) -> Result<(), Failed> + Send>| {
-            let missing =
-                tools.iter().find(|tool| !space::has(tool)).map(|tool| format!("{tool} is not installed"));
-            let why = refusal.clone().or(missing);
-            let kind = why.clone().unwrap_or_default();
-            let trial = Trial::test(name, move || case(&mut Space::new()?));
-            trials.push(trial.with_kind(kind).with_ignored_flag(why.is_some()));
-        };
+    let mut add = |name: String, tools: &[&str], case: AnyCase| {
+        let missing =
+            tools.iter().find(|tool| !space::has(tool)).map(|tool| format!("{tool} is not installed"));
+        let why = refusal.clone().or(missing);
+        let kind = why.clone().unwrap_or_default();
+        let trial = Trial::test(name, move || case(&mut Space::new()?));
+        trials.push(trial.with_kind(kind).with_ignored_flag(why.is_some()));
+    };
     for backend in [Backend::Nft, Backend::Iptables] {
-        let each: [(&str, fn(&mut Space, Backend) -> Result<(), Failed>); 7] = [
+        let each: [(&str, CaseWith); 7] = [
             ("connections_are_captured_both_ways_in_both_families", cases::captured),
             ("installing_twice_is_installing_once", cases::idempotent),
             ("removal_leaves_nothing_of_ours_and_all_of_others", cases::removed),
