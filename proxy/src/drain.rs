@@ -67,7 +67,10 @@ pub struct Going {
 // === impl Drain ===
 
 impl Drain {
-    #[expect(clippy::new_without_default, reason = "a drain is one per process, made where the process is built")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a drain is one per process, made where the process is built"
+    )]
     pub fn new() -> Self {
         Self(watch::Sender::new(Phase::Serving))
     }

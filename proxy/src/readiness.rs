@@ -109,7 +109,10 @@ impl Readiness {
 
 impl Gates {
     fn state(&self) -> State {
-        State { ready: !self.draining && self.waiting_for.iter().all(Option::is_none), draining: self.draining }
+        State {
+            ready: !self.draining && self.waiting_for.iter().all(Option::is_none),
+            draining: self.draining,
+        }
     }
 }
 

@@ -24,6 +24,10 @@ pub struct Reader<T> {
 }
 
 /// One published value, kept by a worker for as long as a request or connection needs it.
+#[expect(
+    clippy::redundant_allocation,
+    reason = "the outer count is the worker's own; the inner one is contended"
+)]
 pub struct Held<T>(Rc<Arc<T>>);
 
 /// Wakes once for any number of publications since the last time.
@@ -112,7 +116,7 @@ impl Changes {
     /// Waits for a publication. Pending for ever once every [`Shared`] of the value is gone.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -138,7 +138,10 @@ impl Telemetry {
 
     /// For the worker on whose thread it will be used.
     pub fn shard(&self) -> Shard {
-        Shard { metrics: RefCell::new(self.metrics.shard()), access_log: RefCell::new(self.access_log.lane()) }
+        Shard {
+            metrics: RefCell::new(self.metrics.shard()),
+            access_log: RefCell::new(self.access_log.lane()),
+        }
     }
 
     pub fn access_log_dropped(&self) -> u64 {

@@ -15,6 +15,12 @@ use crate::telemetry::{ConnectionRecord, RequestRecord};
 /// Longest text of a field, in bytes; the rest is cut off and the cut marked.
 const MAX_FIELD_BYTES: usize = 1024;
 
+/// A field's name with all that surrounds it: one copy of a known length.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
 /// Remembers the text of the current second.
 #[derive(Default)]
 pub(super) struct Clock {
@@ -24,29 +30,29 @@ pub(super) struct Clock {
 
 pub(super) fn request(line: &mut Vec<u8>, clock: &mut Clock, now: SystemTime, record: &RequestRecord<'_>) {
     let mut line = Line::begin(line, clock, now);
-    line.plain("kind", "request");
-    line.plain("direction", record.direction.name());
-    line.plain("protocol", record.protocol.name());
-    line.text("method", record.method);
-    line.text("authority", record.authority);
-    line.text("path", record.path.split('?').next().unwrap_or_default());
-    line.number("status", record.status.into());
+    line.plain(key!("kind"), "request");
+    line.plain(key!("direction"), record.direction.name());
+    line.plain(key!("protocol"), record.protocol.name());
+    line.text(key!("method"), record.method);
+    line.text(key!("authority"), record.authority);
+    line.text(key!("path"), record.path.split('?').next().unwrap_or_default());
+    line.number(key!("status"), record.status.into());
     if let Some(status) = record.grpc_status {
-        line.number("grpc_status", status.into());
+        line.number(key!("grpc_status"), status.into());
     }
     line.why(record.reason, record.detail);
-    line.text("peer", record.peer.map_or("", |peer| peer.as_str()));
-    line.address("caller", record.caller);
-    line.text("service", record.service);
-    line.text("route", record.route);
+    line.text(key!("peer"), record.peer.map_or("", |peer| peer.as_str()));
+    line.address(key!("caller"), record.caller);
+    line.text(key!("service"), record.service);
+    line.text(key!("route"), record.route);
     if let Some(endpoint) = record.endpoint {
-        line.address("endpoint", endpoint);
+        line.address(key!("endpoint"), endpoint);
     }
-    line.number("received", record.received);
-    line.number("sent", record.sent);
-    line.micros("first_byte_us", record.first_byte);
-    line.micros("duration_us", record.duration);
-    line.number("attempts", record.attempts.into());
+    line.number(key!("received"), record.received);
+    line.number(key!("sent"), record.sent);
+    line.micros(key!("first_byte_us"), record.first_byte);
+    line.micros(key!("duration_us"), record.duration);
+    line.number(key!("attempts"), record.attempts.into());
     line.end(record.id);
 }
 
@@ -57,22 +63,22 @@ pub(super) fn connection(
     record: &ConnectionRecord<'_>,
 ) {
     let mut line = Line::begin(line, clock, now);
-    line.plain("kind", "connection");
-    line.plain("direction", record.direction.name());
-    line.plain("protocol", record.protocol.name());
-    line.text("authority", record.authority);
+    line.plain(key!("kind"), "connection");
+    line.plain(key!("direction"), record.direction.name());
+    line.plain(key!("protocol"), record.protocol.name());
+    line.text(key!("authority"), record.authority);
     line.why(record.reason, record.detail);
-    line.text("peer", record.peer.map_or("", |peer| peer.as_str()));
-    line.address("caller", record.caller);
-    line.text("service", record.service);
+    line.text(key!("peer"), record.peer.map_or("", |peer| peer.as_str()));
+    line.address(key!("caller"), record.caller);
+    line.text(key!("service"), record.service);
     if let Some(endpoint) = record.endpoint {
-        line.address("endpoint", endpoint);
+        line.address(key!("endpoint"), endpoint);
     }
-    line.number("received", record.received);
-    line.number("sent", record.sent);
-    line.micros("connected_us", record.connected);
-    line.micros("duration_us", record.duration);
-    line.number("attempts", record.attempts.into());
+    line.number(key!("received"), record.received);
+    line.number(key!("sent"), record.sent);
+    line.micros(key!("connected_us"), record.connected);
+    line.micros(key!("duration_us"), record.duration);
+    line.number(key!("attempts"), record.attempts.into());
     line.end(record.id);
 }
 
@@ -87,26 +93,26 @@ impl<'a> Line<'a> {
         Self(line)
     }
 
-    fn name(&mut self, name: &'static str) {
-        self.0.extend_from_slice(b",\"");
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
+    #[inline]
+    fn key(&mut self, key: &'static str) {
+        self.0.extend_from_slice(key.as_bytes());
     }
 
     /// A text that is one of ours and needs no escape.
-    fn plain(&mut self, name: &'static str, value: &'static str) {
-        self.name(name);
-        self.0.push(b'"');
-        self.0.extend_from_slice(value.as_bytes());
-        self.0.push(b'"');
+    fn plain(&mut self, key: &'static str, value: &'static str) {
+        self.key(key);
+        self.quoted(value);
     }
 
     /// A text from outside.
-    fn text(&mut self, name: &'static str, value: &str) {
+    fn text(&mut self, key: &'static str, value: &str) {
         if value.is_empty() {
             return;
         }
-        self.name(name);
+        self.key(key);
+        if value.len() <= MAX_FIELD_BYTES && is_plain(value.as_bytes()) {
+            return self.quoted(value);
+        }
         self.0.push(b'"');
         if value.len() <= MAX_FIELD_BYTES {
             escape(self.0, value);
@@ -117,34 +123,39 @@ impl<'a> Line<'a> {
         self.0.push(b'"');
     }
 
-    fn number(&mut self, name: &'static str, value: u64) {
-        self.name(name);
+    fn quoted(&mut self, value: &str) {
+        self.0.reserve(value.len() + 2);
+        self.0.push(b'"');
+        self.0.extend_from_slice(value.as_bytes());
+        self.0.push(b'"');
+    }
+
+    fn number(&mut self, key: &'static str, value: u64) {
+        self.key(key);
         number(self.0, value);
     }
 
-    fn micros(&mut self, name: &'static str, value: Duration) {
-        self.number(name, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
+    fn micros(&mut self, key: &'static str, value: Duration) {
+        self.number(key, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
     }
 
     fn why(&mut self, reason: Option<Reason>, detail: &str) {
         if let Some(reason) = reason {
-            self.plain("reason", reason.as_str());
+            self.plain(key!("reason"), reason.as_str());
         }
-        self.text("detail", detail);
+        self.text(key!("detail"), detail);
     }
 
-    fn address(&mut self, name: &'static str, address: SocketAddr) {
-        self.name(name);
+    fn address(&mut self, key: &'static str, address: SocketAddr) {
+        self.key(key);
         self.0.push(b'"');
         match address {
             SocketAddr::V4(v4) => {
-                for (index, octet) in v4.ip().octets().into_iter().enumerate() {
-                    if index > 0 {
-                        self.0.push(b'.');
-                    }
-                    number(self.0, octet.into());
+                let [a, b, c, d] = v4.ip().octets();
+                for (number_of, then) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b':')] {
+                    number(self.0, number_of.into());
+                    self.0.push(then);
                 }
-                self.0.push(b':');
                 number(self.0, v4.port().into());
             }
             // Writing to a Vec cannot fail.
@@ -155,17 +166,25 @@ impl<'a> Line<'a> {
 
     fn end(&mut self, id: u64) {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        self.name("id");
-        self.0.push(b'"');
-        for shift in (0..16).rev() {
-            self.0.push(HEX[(id >> (shift * 4)) as usize & 15]);
+        let mut digits = [0; 16];
+        for (at, digit) in digits.iter_mut().enumerate() {
+            *digit = HEX[(id >> ((15 - at) * 4)) as usize & 15];
         }
+        self.key(key!("id"));
+        self.0.push(b'"');
+        self.0.extend_from_slice(&digits);
         self.0.extend_from_slice(b"\"}\n");
     }
 }
 
 fn number(line: &mut Vec<u8>, value: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Whether a text can stand in a line as it is. In blocks without a way out, which the compiler makes vectors of.
+fn is_plain(text: &[u8]) -> bool {
+    let special = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
+    text.chunks(32).all(|block| !block.iter().fold(false, |any, byte| any | special(*byte)))
 }
 
 /// JSON text. Control characters of any kind are written as escapes, also those that JSON would allow as they are
@@ -179,7 +198,6 @@ fn escape(line: &mut Vec<u8>, text: &str) {
             '\n' => "\\n",
             '\r' => "\\r",
             '\t' => "\\t",
-            ' '..='\u{7e}' => continue,
             '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => "",
             _ => continue,
         };

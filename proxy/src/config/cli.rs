@@ -86,17 +86,15 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Cli, Vec<Problem>), Instead> {
             Ok(cli) => return Ok((cli, problems)),
             Err(error) => error,
         };
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                return Err(Instead::Said(error.render().to_string()));
-            }
-            ErrorKind::UnknownArgument => {
-                let Some(problem) = unknown(&error, &mut arguments) else {
-                    return Err(wrong(&error, problems));
-                };
-                problems.push(problem);
-            }
-            _ => return Err(wrong(&error, problems)),
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Err(Instead::Said(error.render().to_string()));
+        }
+        if error.kind() == ErrorKind::UnknownArgument
+            && let Some(problem) = unknown(&error, &mut arguments)
+        {
+            problems.push(problem);
+        } else {
+            return Err(wrong(&error, problems));
         }
     }
 }

@@ -46,6 +46,10 @@ impl Config {
     }
 }
 
+fn default_workers(cpus: usize) -> NonZeroUsize {
+    NonZeroUsize::new(cpus.min(DEFAULT_MOST_WORKERS)).unwrap_or(NonZeroUsize::MIN)
+}
+
 /// What is returned is only good if no problem was noted.
 fn read(settings: &mut Settings<'_>, args: RunArgs, cpus: usize) -> Config {
     let control_planes = settings.list("control-plane", args.control_plane, "HOST:PORT", host_port);
@@ -93,7 +97,7 @@ fn read(settings: &mut Settings<'_>, args: RunArgs, cpus: usize) -> Config {
         zone: settings.value("zone", args.zone, a_zone, zone).unwrap_or_default(),
         state_dir: settings.value("state-dir", args.state_dir, "a directory", path),
         identity_dir: settings.value("identity-dir", args.identity_dir, "a directory", path),
-        workers: workers.or(NonZeroUsize::new(cpus.min(DEFAULT_MOST_WORKERS))).unwrap_or(NonZeroUsize::MIN),
+        workers: workers.unwrap_or_else(|| default_workers(cpus)),
         drain_grace: grace.unwrap_or(DEFAULT_GRACE),
         access_log: settings
             .value("access-log", args.access_log, "off, stdout or the path of a file", access_log)

@@ -161,13 +161,10 @@ pub fn duration(text: &str) -> Option<Duration> {
 
 /// Decimal, or hexadecimal with `0x`.
 pub fn number(text: &str) -> Option<u32> {
-    match text.strip_prefix("0x") {
-        // `from_str_radix` would take a sign.
-        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16).ok(),
-        Some(_) => None,
-        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
-        None => None,
-    }
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
+    // `from_str_radix` would take a sign.
+    let legal = digits.chars().all(|digit| digit.is_digit(radix));
+    legal.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -258,9 +258,9 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String,
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => failed(Failure::Missing),
-            _ => failed(Failure::Io(error)),
+        .map_err(|error| {
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            failed(if missing { Failure::Missing } else { Failure::Io(error) })
         })?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input.as_bytes()) {

@@ -107,7 +107,13 @@ pub async fn run(worker: Rc<Worker>, listener: TcpListener, duty: Duty) {
 }
 
 /// Starts the recipe of a connection as a task of its own: a panic ends that connection and no other.
-fn begin(worker: &Rc<Worker>, duty: &Duty, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+fn begin(
+    worker: &Rc<Worker>,
+    duty: &Duty,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
     let peer = canonical(peer);
     // An error here means that the caller is gone already.
     let Ok(target) = duty.target(&worker.ctx, &stream, peer) else { return };

@@ -41,7 +41,11 @@ pub(super) fn target(
 ) -> io::Result<Target> {
     let listener = canonical(stream.local_addr()?);
     let dialled = original_dst(stream, peer)?.unwrap_or(listener);
-    Ok(if is_itself(dialled, direction, capture, own) { Target::Itself(dialled) } else { Target::Original(dialled) })
+    Ok(if is_itself(dialled, direction, capture, own) {
+        Target::Itself(dialled)
+    } else {
+        Target::Original(dialled)
+    })
 }
 
 /// Whether an address is one of our own capture listeners. Inbound, every address is ours by arriving here.

@@ -72,7 +72,9 @@ async fn dial_any(target: &HostPort, mark: Option<NonZeroU32>) -> Result<TcpStre
         .map_err(unresolved)?;
     let mut last = unresolved(io::ErrorKind::NotFound.into());
     for address in found {
-        match timeout(DIAL, dial_from_reserve(address, mark)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        match timeout(DIAL, dial_from_reserve(address, mark))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = ConnectError::Dial { address, error },
