@@ -94,11 +94,13 @@ impl TrustBundle {
     }
 }
 
-/// Equal means: verifies the same peers.
+/// Equal means: verifies the same peers, and the same root signs, which comes first. When another one signs, workloads have
+/// to renew although the set is the same: the root that they hang from is about to go.
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
         self.trust_domain == other.trust_domain
             && self.roots.len() == other.roots.len()
+            && self.roots.first() == other.roots.first()
             && self.roots.iter().all(|root| other.roots.contains(root))
     }
 }

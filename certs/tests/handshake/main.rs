@@ -299,6 +299,10 @@ fn a_root_is_replaced_live_with_both_trusted_in_between() {
     assert_eq!(shake(), fine, "one side trusts both already");
     assert_eq!(client.set_trust(both()), Ok(true));
     assert_eq!(client.set_trust(both()), Ok(false), "nothing new");
+    let mut other_first = both().roots().iter().map(|root| root.to_vec()).collect::<Vec<_>>();
+    other_first.reverse();
+    let other_first = TrustBundle::from_der(client.trust_domain(), &other_first).unwrap();
+    assert_eq!(client.set_trust(other_first), Ok(true), "another root signs");
     server.set_credential(new.credential(&orders())).unwrap();
     assert_eq!(shake(), fine, "one side has a certificate of the new root");
     client.set_credential(new.credential(&web())).unwrap();
