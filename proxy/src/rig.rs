@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// How long a test waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Where the program dials.
 pub(crate) const SERVICE: &str = "10.96.0.10:80";
 

@@ -318,3 +318,59 @@ fn large_answers_wait_for_a_slow_reader() {
         assert_eq!(body(answer.into_body()).await.0.len(), SIZE);
     });
 }
+
+#[test]
+fn a_websocket_over_http2_passes() {
+    run(|| async {
+        let rig = Rig::new(Protocol::Http2, 1).await;
+        let mut client = connect(&rig).await;
+        // Settings have come with the first answer at the latest; the application answers the second stream.
+        let app = rig.servers[0].listener();
+        task::spawn_local(async move {
+            let (stream, _) = app.accept().await.unwrap();
+            let mut app = server::Builder::new().enable_connect_protocol().handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = app.accept().await {
+                let websocket = request.extensions().get::<h2::ext::Protocol>().is_some();
+                task::spawn_local(async move {
+                    let mut stream = respond.send_response(Response::new(()), !websocket).unwrap();
+                    let mut incoming = request.into_body();
+                    while let Some(Ok(chunk)) = incoming.data().await {
+                        incoming.flow_control().release_capacity(chunk.len()).unwrap();
+                        stream.send_data(chunk, false).unwrap();
+                    }
+                    if websocket {
+                        stream.send_data(Bytes::new(), true).unwrap();
+                    }
+                });
+            }
+        });
+        let (warm, _) = client.send_request(get("/"), true).unwrap();
+        assert_eq!(timeout(PATIENCE, warm).await.unwrap().unwrap().status(), 200);
+        assert!(client.is_extended_connect_protocol_enabled());
+        let mut ask =
+            Request::builder().method(Method::CONNECT).uri("http://orders.shop/ws").body(()).unwrap();
+        ask.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (answer, mut upload) = client.send_request(ask, false).unwrap();
+        let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        upload.send_data(Bytes::from_static(b"frame"), false).unwrap();
+        let mut incoming = answer.into_body();
+        let echoed = timeout(PATIENCE, incoming.data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(&echoed[..], b"frame");
+        upload.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(body(incoming).await.0, b"");
+    });
+}
+
+#[test]
+fn a_plain_connect_is_refused() {
+    run(|| async {
+        let rig = Rig::new(Protocol::Http2, 1).await;
+        let mut client = connect(&rig).await;
+        let ask = Request::builder().method(Method::CONNECT).uri("db.shop:5432").body(()).unwrap();
+        let (answer, _) = client.send_request(ask, false).unwrap();
+        let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 501);
+        assert_eq!(answer.headers()["outrigger-reason"], "unsupported");
+    });
+}
