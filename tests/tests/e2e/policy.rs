@@ -219,8 +219,6 @@ fn broken_file(lab: &Lab) -> Result<()> {
         ),
     ];
     for (name, text, wanted) in broken {
-        // In the same step a change that would be seen if anything of a bad state were taken.
-        mesh.write("canary.yaml", &split("canary", "store", 80, &[("v2", 1)]))?;
         mesh.write(name, &text)?;
         let mut told = String::new();
         wait_for(SOON, &format!("{name} in `outrigger status`"), || {
@@ -232,6 +230,9 @@ fn broken_file(lab: &Lab) -> Result<()> {
         let parsed: serde_json::Value =
             serde_json::from_str(&json.stdout).with_context(|| json.to_string())?;
         ensure!(parsed.to_string().contains(name), "{parsed}");
+        // Nothing of the directory is taken now, not even a change that is right by itself: it would fail requests.
+        mesh.write("canary.yaml", &split("canary", "store", 80, &[("v2", 1)]))?;
+        load.wait_for_more(50, SOON)?;
         mesh.write("canary.yaml", &split("canary", "store", 80, &[("v1", 1)]))?;
         mesh.remove(name)?;
         wait_for(SOON, "a clean status", || {

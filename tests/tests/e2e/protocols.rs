@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_lab::Pod;
 
 use crate::support::{
-    Need, Test,
+    Need, Test, bind_again,
     load::{Kind, Plan},
     peers, raw,
     shop::Shop,
@@ -192,7 +192,8 @@ fn tcp_server<T: Send + 'static>(
     pod: &Pod,
     serve: impl FnOnce(TcpStream) -> Result<T> + Send + 'static,
 ) -> Result<std::thread::JoinHandle<Result<T>>> {
-    let listener = pod.enter(|| TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], 8086))))??;
+    let address = SocketAddr::from(([0, 0, 0, 0], 8086));
+    let listener = bind_again(|| Ok(pod.enter(|| TcpListener::bind(address))??))?;
     Ok(std::thread::spawn(move || {
         let (stream, _) = listener.accept()?;
         stream.set_read_timeout(Some(raw::PATIENCE))?;

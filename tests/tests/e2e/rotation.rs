@@ -157,13 +157,15 @@ fn root_replacement(lab: &Lab) -> Result<()> {
     // First both are trusted, everywhere.
     replace(&ca.join("trust.pem"), &format!("{old_root}{new_root}"))?;
     [&web, &store].into_iter().try_for_each(|workload| wait_for_roots(workload, 2))?;
-    // Then the new one issues, and everyone has a certificate of it.
-    let chains = [&web, &store].map(|workload| certs(workload).map(|certs| certs["chain"].clone()));
+    // Then the new one issues, and everyone has a certificate of it before the old one goes.
+    let issuer = |certs: &serde_json::Value| certs["chain"][0]["issuer"].as_str().map(str::to_owned);
+    let old_issuer = certs(&web).as_ref().and_then(issuer).context("an issuer")?;
     replace(&ca.join("ca.key"), &read(&other.join("ca.key"))?)?;
     replace(&ca.join("ca.pem"), &read(&other.join("ca.pem"))?)?;
-    for (workload, old) in [&web, &store].into_iter().zip(chains) {
-        let old = old.context("a chain")?;
-        wait_for_certs(workload, "a certificate of the new root", |certs| certs["chain"] != old)?;
+    for workload in [&web, &store] {
+        wait_for_certs(workload, "a certificate of the new root", |certs| {
+            issuer(certs).is_some_and(|issuer| issuer != old_issuer)
+        })?;
     }
     wait_for_new_connections(&web.pod, &old)?;
     for load in &loads {
