@@ -145,8 +145,9 @@ impl Answer {
 }
 
 impl AskError {
-    /// Whether nobody was there: then showing something else would not help.
+    /// Whether nobody was there: then showing something else would not help. A connection that broke is no such sign:
+    /// in TLS 1.3 a server refuses a certificate after the client has finished its handshake.
     pub(super) fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Broken(_) | Self::Silent)
+        matches!(self, Self::Unreachable(_) | Self::Silent)
     }
 }

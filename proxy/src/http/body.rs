@@ -102,7 +102,7 @@ impl Body for RequestBody {
             this.gate = None;
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        let frame = ready!(next_frame(body, cx, || {}));
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         match &frame {
             None => this.exchange.request_ends(),
             Some(Err(error)) => this.exchange.caller_broke_off(error),
@@ -172,10 +172,7 @@ impl Body for ResponseBody {
             watch.hands(false);
         }
         let frame = match &mut this.kind {
-            Kind::Upstream(body) => {
-                let exchange = &this.exchange;
-                ready!(next_frame(body, cx, || exchange.iter().for_each(|exchange| exchange.empty_frame())))
-            }
+            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
             Kind::Own(text) if text.is_empty() => None::<Result<_, hyper::Error>>,
             Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
         };
@@ -222,23 +219,6 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.ends(self.is_end_stream());
-    }
-}
-
-/// The next frame that says something. An empty one in the middle says nothing, and a peer that counts them as abuse, as
-/// h2 does, would hold against this proxy what an application did. `skipped` is told of each.
-fn next_frame(
-    body: &mut Incoming,
-    cx: &mut Context<'_>,
-    skipped: impl Fn(),
-) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-    loop {
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-        let says_nothing = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
-        match &frame {
-            Some(Ok(frame)) if says_nothing(frame) && !body.is_end_stream() => skipped(),
-            Some(_) | None => return Poll::Ready(frame),
-        }
     }
 }
 

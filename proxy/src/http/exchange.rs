@@ -174,13 +174,6 @@ impl Exchange {
         self.sent.set(self.sent.get() + sent);
     }
 
-    /// The upstream sent a frame that says nothing.
-    pub fn empty_frame(&self) {
-        if let Some(lease) = &self.hold.borrow().lease {
-            lease.empty_frame();
-        }
-    }
-
     /// The answer has ended, or nobody will take the rest of it. `whole`: the upstream has said all it had to say.
     pub fn answer_ends(&self, whole: bool) {
         if self.answer_over.replace(true) {

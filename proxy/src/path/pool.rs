@@ -39,10 +39,6 @@ use crate::{
 /// Streams opened on a new HTTP/2 connection before its peer has said how many it takes.
 const STREAMS_UNTIL_SETTINGS: u32 = 100;
 
-/// Empty frames after which an HTTP/2 connection gets no new requests: h2 ends it at the 101st, with every stream on it
-/// (`MAX_RECV_EMPTY_DATA_FRAMES`, not to be set), and an application that sends one per answer means no harm.
-const MAX_EMPTY_FRAMES: u32 = 40;
-
 pub struct Connections {
     remote: Remote,
     http2: bool,
@@ -64,7 +60,6 @@ struct Slot {
     id: ConnId,
     sender: Sender,
     requests: u64,
-    empty_frames: u32,
 }
 
 /// The right to send one request on a connection, until its answer has ended.
@@ -365,7 +360,7 @@ impl Inner {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Slot { id, sender, requests: 0, empty_frames: 0 });
+        self.slots[index] = Some(Slot { id, sender, requests: 0 });
     }
 
     fn remove(&mut self, id: ConnId) -> Option<Slot> {
@@ -475,17 +470,6 @@ impl Lease {
             let request = error.take_message().map(Box::new);
             Unanswered { request, cause: Some(error.into_error()) }
         })
-    }
-
-    /// A frame of the answer said nothing.
-    pub fn empty_frame(&self) {
-        let mut inner = self.connections.inner.borrow_mut();
-        let Some(slot) = inner.slot(self.id) else { return };
-        slot.empty_frames += 1;
-        if slot.empty_frames == MAX_EMPTY_FRAMES {
-            drop(inner);
-            self.refused();
-        }
     }
 
     /// The peer takes no further requests on this connection.
