@@ -34,6 +34,8 @@ pub const RENEW_JITTER_PERCENT: u32 = 10;
 /// Back-off after a failure: doubles from the first to the last; jitter takes up to a quarter off.
 pub const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 pub const LAST_BACKOFF: Duration = Duration::from_secs(60);
+/// The last back-off of who holds nothing that counts: it serves nobody until the authority is back.
+pub const LAST_BACKOFF_EMPTY_HANDED: Duration = Duration::from_secs(8);
 /// A changed trust bundle is followed by a renewal within this time, spread so that a mesh does not ask as one.
 pub const TRUST_SPREAD: Duration = Duration::from_secs(5);
 /// How long a jump of the wall clock may stay unnoticed.
@@ -159,12 +161,13 @@ impl Rotation {
         self.failures = self.failures.saturating_add(1);
         self.trust_changed_meanwhile = false; // the next answer is asked for under the new roots anyway
         let doubled = FIRST_BACKOFF * (1 << (self.failures - 1).min(6));
-        let mut delay = doubled.min(LAST_BACKOFF);
         let left = self.held.map_or(Duration::ZERO, |held| since(held.not_after, now.wall));
-        if !left.is_zero() {
+        let last = match left {
+            Duration::ZERO => LAST_BACKOFF_EMPTY_HANDED,
             // Several more tries before the end, however long the authority has been away.
-            delay = delay.min((left / 4).max(FIRST_BACKOFF));
-        }
+            left => LAST_BACKOFF.min((left / 4).max(FIRST_BACKOFF)),
+        };
+        let delay = doubled.min(last);
         let delay = between(delay * 3 / 4, delay, rng);
         self.state = State::Waiting { ask_at: now.mono + delay, wall: None, backing_off: true };
     }

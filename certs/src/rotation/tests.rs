@@ -75,10 +75,25 @@ fn a_certificate_from_disk_is_renewed_by_its_age_not_by_when_it_was_found() {
 }
 
 #[test]
-fn backoff_doubles_to_a_minute_while_nothing_is_held() {
+fn backoff_doubles_to_seconds_while_nothing_is_held() {
     let mut now = start();
     let mut rotation = Rotation::new(now);
     let mut rng = rng();
+    for bound in [1, 2, 4, 8, 8, 8] {
+        let bound = Duration::from_secs(bound);
+        assert_eq!(rotation.handle_timeout(now), Some(Action::Ask));
+        rotation.on_failed(now, &mut rng);
+        let wait = rotation.poll_timeout() - now.mono;
+        assert!(wait >= bound * 3 / 4 && wait <= bound, "{wait:?} is outside 75 to 100 % of {bound:?}");
+        now = after(now, wait);
+    }
+}
+
+#[test]
+fn backoff_doubles_to_a_minute_while_the_old_one_counts() {
+    let (mut rotation, begin) = holding(24 * HOUR, 1);
+    let mut rng = rng();
+    let mut now = after(begin, 14 * HOUR);
     for bound in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
         let bound = Duration::from_secs(bound);
         assert_eq!(rotation.handle_timeout(now), Some(Action::Ask));
