@@ -274,12 +274,16 @@ fn guard(ctx: &Arc<Ctx>, gate: Gate, work: impl Future<Output = ()> + 'static) {
 async fn tell_when_ready(readiness: Readiness) {
     let mut states = readiness.states();
     let mut known = states.current();
+    let mut was_ready = false;
     loop {
         if known.ready {
             info!("ready");
-        } else {
-            warn!("not ready: {}", readiness.missing().join("; "));
+        } else if was_ready && !known.draining {
+            warn!("not ready any more: {}", readiness.missing().join("; "));
+        } else if !known.draining {
+            info!("not ready yet: {}", readiness.missing().join("; "));
         }
+        was_ready = known.ready;
         known = states.differs_from(known).await;
     }
 }
