@@ -89,8 +89,6 @@ fn service_port(index: &Index, namespace: &str, service: &Service, port: NonZero
 fn workload_at(index: &Index, ip: IpAddr, port: NonZeroU16) -> Option<spec::Workload> {
     let listed =
         || index.listed_at(ip).flat_map(|service| &service.endpoints).filter(move |it| it.address == ip);
-    let workloads = index.workloads_at(ip);
-
     for service in index.listed_at(ip) {
         for declared in &service.ports {
             let endpoint = service.endpoints.iter().find(|it| it.address == ip && it.port(declared) == port);
@@ -99,7 +97,7 @@ fn workload_at(index: &Index, ip: IpAddr, port: NonZeroU16) -> Option<spec::Work
             }
         }
     }
-    for workload in &workloads {
+    for workload in index.workloads_at(ip) {
         let serve = |serve: &&spec::Serve| serve.mesh_port == port || serve.application_port == port;
         if let Some(serve) = workload.serves.iter().find(serve) {
             return Some(at_workload(index, workload, ip, serve.mesh_port));
@@ -113,14 +111,13 @@ fn workload_at(index: &Index, ip: IpAddr, port: NonZeroU16) -> Option<spec::Work
         let one_identity = listed().all(|endpoint| endpoint.identity == first.identity);
         return one_identity.then(|| at_listed(index, first, port));
     }
-    let captured = workloads.iter().find(|workload| workload.serves.is_empty())?;
+    let captured = index.workloads_at(ip).find(|workload| workload.serves.is_empty())?;
     Some(at_workload(index, captured, ip, port))
 }
 
 fn at_listed(index: &Index, endpoint: &config::Endpoint, port: NonZeroU16) -> spec::Workload {
-    let there = |workload: &&&Arc<Workload>| workload.id.identity == endpoint.identity;
-    let workloads = index.workloads_at(endpoint.address);
-    let protocol = match workloads.iter().find(there) {
+    let there = |workload: &&Arc<Workload>| workload.id.identity == endpoint.identity;
+    let protocol = match index.workloads_at(endpoint.address).find(there) {
         Some(workload) => protocol_at(index, workload, port),
         // Nobody registered there: its labels are unknown, the services that list it are not.
         None => inbound::listed_protocols(index, &endpoint.identity, &[endpoint.address])
@@ -171,8 +168,7 @@ fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
         let number = listed.port(port);
         let address = SocketAddr::new(listed.address, number.get());
         // The latest word of the workload there, if one with this identity is known.
-        let there = index.workloads_at(listed.address);
-        let known = there.iter().find(|workload| {
+        let known = index.workloads_at(listed.address).find(|workload| {
             let served = workload.mesh_port(workload.application_port(number)) == Some(number);
             workload.id.identity == listed.identity && served
         });

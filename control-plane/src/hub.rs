@@ -6,6 +6,8 @@
 //! across an await, and nothing in here touches a socket or a disk.
 
 pub mod report;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,8 +27,11 @@ use crate::{
 };
 use report::{ConfigurationReport, ProxyRecord};
 
-/// Right after a start with nothing to go by, proxies know more than we do: what they hold is left alone this long.
+/// Right after a start with nothing to go by, proxies know more than we do: what they bring is left alone this long.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// Streams are woken at most this often. A rollout changes endpoints a hundred times a second, and each change would
+/// compile the same backend again for the same proxies.
+const BREATH: Duration = Duration::from_millis(10);
 /// Compiled resources kept, all streams together.
 const MAX_KEPT: usize = 100_000;
 
@@ -34,8 +39,7 @@ pub struct Hub {
     inner: Mutex<Inner>,
     /// Counts changes that are worth saving.
     saving: watch::Sender<u64>,
-    /// Wakes whoever sleeps until the next lease ends.
-    timer: Notify,
+    timer: Arc<Notify>,
 }
 
 struct Inner {
@@ -47,6 +51,11 @@ struct Inner {
     next_stream: u64,
     configuration: ConfigurationReport,
     settled_at: Instant,
+    /// What streams have not been told yet, because they were woken a moment ago.
+    untold: Topics,
+    told_at: Option<Instant>,
+    /// Wakes whoever sleeps until the next lease ends or the next streams are to be woken.
+    timer: Arc<Notify>,
 }
 
 /// Compiled resources, by the namespace they are seen from and their key.
@@ -95,7 +104,9 @@ impl Handle {
 
 impl Hub {
     pub fn new(now: Instant) -> Self {
+        let timer = Arc::new(Notify::new());
         let inner = Inner {
+            timer: timer.clone(),
             index: Index::default(),
             workloads: Workloads::default(),
             kept: HashMap::new(),
@@ -104,8 +115,10 @@ impl Hub {
             next_stream: 0,
             configuration: ConfigurationReport::default(),
             settled_at: now + WARM_UP,
+            untold: Topics::new(),
+            told_at: None,
         };
-        Self { inner: Mutex::new(inner), saving: watch::Sender::new(0), timer: Notify::new() }
+        Self { inner: Mutex::new(inner), saving: watch::Sender::new(0), timer }
     }
 
     /// Takes over what an earlier process knew of workloads, and with it the right to correct proxies at once.
@@ -208,15 +221,17 @@ impl Hub {
         }
     }
 
-    /// Ends leases, now and whenever they end.
+    /// Ends leases and wakes streams, now and whenever that is due.
     pub async fn run_timers(&self) {
         loop {
             let next = {
+                let now = Instant::now();
                 let mut inner = self.lock();
-                let effects = inner.workloads.handle_timeout(Instant::now());
+                let effects = inner.workloads.handle_timeout(now);
                 let any = !effects.is_empty();
                 inner.apply(effects);
-                let next = inner.workloads.poll_timeout();
+                inner.tell(now);
+                let next = [inner.workloads.poll_timeout(), inner.tells_at()].into_iter().flatten().min();
                 drop(inner);
                 if any {
                     self.changed();
@@ -283,11 +298,32 @@ impl Inner {
         for topic in &topics {
             self.kept_count -= self.kept.remove(topic).map_or(0, |kept| kept.len());
         }
-        let topics = Arc::new(topics);
+        self.untold.extend(topics);
+        if !self.tell(Instant::now()) {
+            self.timer.notify_one();
+        }
+    }
+
+    /// Wakes the streams, unless they were woken a moment ago: then it is to be called again at `tells_at`.
+    fn tell(&mut self, now: Instant) -> bool {
+        if self.tells_at().is_some_and(|at| at > now) {
+            return false;
+        }
+        if self.untold.is_empty() {
+            return true;
+        }
+        self.told_at = Some(now);
+        let topics = Arc::new(std::mem::take(&mut self.untold));
         for stream in self.streams.values() {
             lock(&stream.handle.pending).topics.push(topics.clone());
             stream.handle.wake.notify_one();
         }
+        true
+    }
+
+    /// When what is untold may be told; `None`: nothing is, or at once.
+    fn tells_at(&self) -> Option<Instant> {
+        self.told_at.map(|at| at + BREATH).filter(|_| !self.untold.is_empty())
     }
 
     fn compile(&mut self, subscriber: &Workload, key: &Key) -> Option<Arc<Compiled>> {

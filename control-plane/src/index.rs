@@ -20,6 +20,7 @@ mod diff;
 mod tests;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     num::NonZeroU16,
@@ -82,9 +83,12 @@ pub struct Index {
     /// Routes attached to a service.
     routes: HashMap<ObjectName, Vec<Arc<HttpRoute>>>,
     workloads: BTreeMap<WorkloadId, Arc<Workload>>,
-    by_address: HashMap<IpAddr, BTreeSet<WorkloadId>>,
-    by_namespace: HashMap<Arc<str>, BTreeSet<WorkloadId>>,
+    by_address: HashMap<IpAddr, LatestFirst>,
+    by_namespace: HashMap<Arc<str>, LatestFirst>,
 }
+
+/// Workloads by their registration, the latest first.
+type LatestFirst = BTreeMap<(Reverse<u64>, WorkloadId), Arc<Workload>>;
 
 // === impl Topic ===
 
@@ -132,6 +136,10 @@ impl Workload {
         serve.map_or(mesh_port, |serve| serve.application_port)
     }
 
+    fn place(&self) -> (Reverse<u64>, WorkloadId) {
+        (Reverse(self.registered), self.id.clone())
+    }
+
     pub fn is_selected_by(&self, service: &Service) -> bool {
         *service.name.namespace == *self.namespace()
             && service.selector.as_ref().is_some_and(|selector| selector.select(&self.labels))
@@ -174,19 +182,13 @@ impl Index {
     }
 
     /// The latest registered first.
-    pub fn workloads_at(&self, address: IpAddr) -> Vec<&Arc<Workload>> {
-        self.latest_first(self.by_address.get(&address))
+    pub fn workloads_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_address.get(&address).into_iter().flat_map(BTreeMap::values)
     }
 
     /// The latest registered first.
-    pub fn workloads_in(&self, namespace: &str) -> Vec<&Arc<Workload>> {
-        self.latest_first(self.by_namespace.get(namespace))
-    }
-
-    fn latest_first(&self, ids: Option<&BTreeSet<WorkloadId>>) -> Vec<&Arc<Workload>> {
-        let mut found: Vec<_> = ids.into_iter().flatten().filter_map(|id| self.workloads.get(id)).collect();
-        found.sort_by_key(|workload| std::cmp::Reverse(workload.registered));
-        found
+    pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_namespace.get(namespace).into_iter().flat_map(BTreeMap::values)
     }
 
     pub fn reset_trust(&mut self, trust: Arc<Trust>) -> Topics {
@@ -239,9 +241,10 @@ impl Index {
         }
         diff::workload(&workload, self, &mut topics);
         for address in &workload.addresses {
-            self.by_address.entry(*address).or_default().insert(workload.id.clone());
+            self.by_address.entry(*address).or_default().insert(workload.place(), workload.clone());
         }
-        self.by_namespace.entry(workload.namespace().into()).or_default().insert(workload.id.clone());
+        let in_namespace = self.by_namespace.entry(workload.namespace().into()).or_default();
+        in_namespace.insert(workload.place(), workload.clone());
         self.workloads.insert(workload.id.clone(), workload);
         topics
     }
@@ -257,16 +260,16 @@ impl Index {
 
     fn unlink(&mut self, workload: &Workload) {
         for address in &workload.addresses {
-            if let Some(ids) = self.by_address.get_mut(address) {
-                ids.remove(&workload.id);
-                if ids.is_empty() {
+            if let Some(there) = self.by_address.get_mut(address) {
+                there.remove(&workload.place());
+                if there.is_empty() {
                     self.by_address.remove(address);
                 }
             }
         }
-        if let Some(ids) = self.by_namespace.get_mut(workload.namespace()) {
-            ids.remove(&workload.id);
-            if ids.is_empty() {
+        if let Some(there) = self.by_namespace.get_mut(workload.namespace()) {
+            there.remove(&workload.place());
+            if there.is_empty() {
                 self.by_namespace.remove(workload.namespace());
             }
         }

@@ -86,6 +86,8 @@ pub struct Subscription {
     wanted: BTreeSet<Key>,
     /// What the proxy has, by its own word or because it acknowledged it.
     held: HashMap<Key, Arc<str>>,
+    /// Keys whose form came with the greeting, from whoever the proxy got it.
+    brought: HashSet<Key>,
     /// What the destinations name in the form in which the proxy has them. A held destination that is missing here came
     /// with the greeting and has not been compared yet: what it names is unknown.
     names: HashMap<Key, Vec<BackendKey>>,
@@ -140,6 +142,7 @@ impl Subscription {
             namespace,
             wanted: BTreeSet::new(),
             held: HashMap::new(),
+            brought: held.iter().map(|held| held.key.clone()).collect(),
             names: HashMap::new(),
             named: HashMap::new(),
             refused: HashMap::new(),
@@ -255,7 +258,7 @@ impl Subscription {
     }
 
     /// The next update, if one is due. `settled` is false while the control plane has only just started and may know
-    /// less than the proxy: what the proxy holds is not replaced then.
+    /// less than the proxy: what the proxy brought along is not replaced then.
     pub fn poll(
         &mut self,
         settled: bool,
@@ -306,7 +309,7 @@ impl Subscription {
             return;
         }
         let held = self.held.get(&key) == Some(&compiled.version);
-        let replaces = self.held.contains_key(&key) && !held;
+        let too_soon = !draft.settled && !held && self.brought.contains(&key);
         let full = draft.bytes >= UPDATE_BYTES && !held && !along;
         let names: Vec<Key> = compiled.backends.iter().cloned().map(Key::Backend).collect();
         // A destination waits for a backend that the proxy refused and has in no earlier form.
@@ -314,7 +317,7 @@ impl Subscription {
             let refusal = self.refused.get(name).filter(|_| !self.held.contains_key(name));
             refusal.is_some_and(|refusal| compile(name).is_some_and(|it| it.version == refusal.version))
         };
-        if full || (replaces && !draft.settled) || names.iter().any(&mut lacks) {
+        if full || too_soon || names.iter().any(&mut lacks) {
             draft.later.insert(key);
             return;
         }
@@ -358,6 +361,7 @@ impl Subscription {
         if matches!(key, Key::Destination(_)) {
             self.name(&key, compiled);
         }
+        self.brought.remove(&key);
         self.held.insert(key, compiled.version.clone());
     }
 
@@ -373,6 +377,7 @@ impl Subscription {
         let before = self.names.remove(key);
         self.unname(before.as_deref());
         self.held.remove(key);
+        self.brought.remove(key);
         self.refused.remove(key);
         self.dirty.remove(key);
         self.unwatch(key);
