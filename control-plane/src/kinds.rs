@@ -154,3 +154,47 @@ pub fn schema() -> serde_json::Value {
     });
     serde_json::json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "oneOf": documents })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                if let Some(serde_json::Value::Object(properties)) = map.get("properties") {
+                    found.extend(properties.keys().cloned());
+                }
+                map.values().for_each(|value| fields(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| fields(item, found)),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_field_and_kind() {
+        let reference = include_str!("../../docs/configuration.md");
+        let mut found = Vec::new();
+        fields(&schema(), &mut found);
+        assert!(found.len() > 40, "{found:?}");
+        for name in found.iter().map(String::as_str).chain(Kind::ALL.map(Kind::as_str)) {
+            assert!(reference.contains(name), "docs/configuration.md does not mention {name}");
+        }
+    }
+
+    #[test]
+    fn the_schema_refuses_unknown_fields_and_fixes_kind_and_version() {
+        let schema = schema();
+        let documents = schema["oneOf"].as_array().unwrap();
+        assert_eq!(documents.len(), Kind::ALL.len());
+        for (document, kind) in documents.iter().zip(Kind::ALL) {
+            assert_eq!(document["additionalProperties"], false, "{kind}");
+            assert_eq!(document["properties"]["kind"]["const"], kind.as_str());
+            assert_eq!(document["properties"]["apiVersion"]["const"], kind.api_version());
+        }
+    }
+}

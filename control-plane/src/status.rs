@@ -5,7 +5,8 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    io::ErrorKind,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -159,10 +160,17 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Re
     response
 }
 
-/// Binds a listener, naming the flag when that fails.
+/// Binds a listener, naming the flag when that fails. `[::]` means every address, also where there is no IPv6.
 pub async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        if error.kind() == std::io::ErrorKind::AddrInUse {
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {
+            // What IPv4 says is as telling as what IPv6 said.
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
+        if error.kind() == ErrorKind::AddrInUse {
             return anyhow::anyhow!("--{flag}: {address} is in use; is another control plane running?");
         }
         anyhow::anyhow!("--{flag}: cannot listen on {address}: {error}")

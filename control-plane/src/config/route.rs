@@ -244,8 +244,7 @@ fn header_from_kind(path: &Path, written: kinds::HeaderMatch, notes: &mut Notes<
                 notes.note(&at, format!("is empty or longer than {MAX_REGEX_BYTES} bytes"));
                 return None;
             }
-            if let Err(error) = regex::RegexBuilder::new(&value).size_limit(REGEX_SIZE).nest_limit(50).build()
-            {
+            if let Err(error) = compiles(&value) {
                 // The engine's message spans lines, with a caret under the culprit; its last line says what it is.
                 let text = error.to_string();
                 let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -258,8 +257,19 @@ fn header_from_kind(path: &Path, written: kinds::HeaderMatch, notes: &mut Notes<
     Some(HeaderMatch { name: header?, value })
 }
 
+/// As the proxy will: by itself, so that brackets are its own, and between anchors.
+fn compiles(source: &str) -> Result<(), regex::Error> {
+    for pattern in [source, &format!("^(?:{source})$")] {
+        regex::bytes::RegexBuilder::new(pattern)
+            .size_limit(REGEX_BYTES)
+            .dfa_size_limit(REGEX_BYTES)
+            .build()?;
+    }
+    Ok(())
+}
+
 /// Memory that one compiled expression may take, here as in the proxy.
-const REGEX_SIZE: usize = 1 << 20;
+const REGEX_BYTES: usize = 256 * 1024;
 
 fn http_method(method: Method) -> http::Method {
     match method {

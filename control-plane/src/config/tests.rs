@@ -401,6 +401,16 @@ fn every_bad_value_of_a_route_is_told_at_its_place() {
             r#"HTTPRoute shop/split: spec.rules[0].matches[0].headers[0].value: "(" is not a regular expression: unclosed group"#,
         ),
         (
+            r#"value: "1"}"#,
+            "value: ¦'\\w{400}', type: RegularExpression}",
+            r#"HTTPRoute shop/split: spec.rules[0].matches[0].headers[0].value: "\\w{400}" is not a regular expression: Compiled regex exceeds size limit of 262144 bytes."#,
+        ),
+        (
+            r#"value: "1"}"#,
+            "value: ¦'(?x)a # b', type: RegularExpression}",
+            r#"HTTPRoute shop/split: spec.rules[0].matches[0].headers[0].value: "(?x)a # b" is not a regular expression: unclosed group"#,
+        ),
+        (
             r#""1"}]"#,
             r#""1"}, {name: ¦x-test, value: a}]"#,
             "HTTPRoute shop/split: spec.rules[0].matches[0].headers[1].name: x-test is matched twice",

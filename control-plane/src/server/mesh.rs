@@ -21,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Peer, Shared};
 use crate::{
@@ -73,14 +73,13 @@ impl Mesh for Service {
         };
         tokio::spawn(async move {
             if let Err(status) = task.run().await {
-                task.shared.metrics.streams_refused.add_one();
-                tracing::warn!(
-                    address = %task.peer.address,
-                    identity = task.peer.identity.as_ref().map(tracing::field::display),
-                    code = ?status.code(),
-                    reason = status.message(),
-                    "stream ended"
-                );
+                // Its place was taken by its own next stream, or it left while we were speaking.
+                let in_order = matches!(status.code(), Code::Aborted | Code::Cancelled);
+                if in_order {
+                    tracing::debug!(address = %task.peer.address, reason = status.message(), "stream ended");
+                } else {
+                    task.refused(&status);
+                }
                 // The proxy may be gone by now.
                 let _ = task.answers.send(Err(status)).await;
             }
@@ -110,6 +109,14 @@ struct Greeted {
 }
 
 impl Task {
+    fn refused(&self, status: &Status) {
+        self.shared.metrics.streams_refused.add_one();
+        let Peer { identity, address } = &self.peer;
+        let identity = identity.as_ref().map(tracing::field::display);
+        let (code, reason) = (status.code(), status.message());
+        tracing::warn!(%address, identity, ?code, reason, "stream ended for misuse");
+    }
+
     /// Until the proxy leaves (`Ok`), or is shown out.
     async fn run(&mut self) -> Result<(), Status> {
         let first = timeout(GREETING, self.requests.message()).await;
