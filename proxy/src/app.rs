@@ -19,6 +19,7 @@ use std::{
     io::{self, IsTerminal as _},
     net::{IpAddr, Ipv4Addr},
     os::unix::{fs::DirBuilderExt as _, net::UnixListener as StdUnixListener},
+    panic,
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -54,6 +55,7 @@ use crate::{
     context::Ctx,
     credentials::Certificates,
     drain::{Drain, Phase, Schedule},
+    metrics,
     path::{accept::Cap, dial},
     readiness::{Gate, Readiness},
     store::Store,
@@ -205,6 +207,7 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
             return failed(&Problems(vec![Problem(format!("signals cannot be received: {error}"))]));
         }
     };
+    count_panics(Arc::clone(&ctx.telemetry.metrics));
     let mut workers = match start_workers(&ctx, listeners.shares) {
         Ok(workers) => workers,
         Err(error) => {
@@ -222,9 +225,9 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
     if let Some(store) = store {
         task::spawn_local(store.keep(ctx.snapshot.clone()));
     }
-    let metrics = || Arc::clone(&ctx.telemetry.metrics);
-    guard(&ctx, Gate::Certificate, certificates.run(ctx.readiness.clone(), metrics()));
-    guard(&ctx, Gate::Configuration, sync.run(ctx.readiness.clone(), metrics()));
+    let registry = || Arc::clone(&ctx.telemetry.metrics);
+    guard(&ctx, Gate::Certificate, certificates.run(ctx.readiness.clone(), registry()));
+    guard(&ctx, Gate::Configuration, sync.run(ctx.readiness.clone(), registry()));
 
     if workers.listening().await.is_ok() {
         ctx.readiness.met(Gate::Listeners);
@@ -240,6 +243,14 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
     told.abort();
     ctx.telemetry.flush(Duration::from_secs(1));
     ended
+}
+
+/// A panic ends the task in which it happens. It belongs into the log and the metrics, not on a bare standard error.
+fn count_panics(metrics: Arc<metrics::Registry>) {
+    panic::set_hook(Box::new(move |fault| {
+        metrics.panicked();
+        error!(thread = thread::current().name(), "{fault}");
+    }));
 }
 
 fn serve_doors(

@@ -52,6 +52,7 @@ pub struct Registry {
     shards: AtomicUsize,
     families: Mutex<Families>,
     folded: AtomicU64,
+    panics: AtomicU64,
     traffic: [Traffic; 2],
     control: Control,
 }
@@ -173,6 +174,7 @@ impl Registry {
             shards: AtomicUsize::new(0),
             families: Mutex::default(),
             folded: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
             traffic: Default::default(),
             control: Control::default(),
         })
@@ -201,6 +203,11 @@ impl Registry {
 
     pub fn connections_open(&self, direction: Direction) -> i64 {
         self.traffic[direction as usize].open.load(Relaxed)
+    }
+
+    /// A task has panicked, which ended its connection and no other.
+    pub fn panicked(&self) {
+        self.panics.fetch_add(1, Relaxed);
     }
 
     /// The stream to the active control plane is there or lost.

@@ -30,7 +30,7 @@ pub(super) struct Clock {
 
 pub(super) fn request(line: &mut Vec<u8>, clock: &mut Clock, now: SystemTime, record: &RequestRecord<'_>) {
     let mut line = Line::begin(line, clock, now);
-    line.plain(key!("kind"), "request");
+    line.key(concat!(key!("kind"), "\"request\""));
     line.plain(key!("direction"), record.direction.name());
     line.plain(key!("protocol"), record.protocol.name());
     line.text(key!("method"), record.method);
@@ -63,7 +63,7 @@ pub(super) fn connection(
     record: &ConnectionRecord<'_>,
 ) {
     let mut line = Line::begin(line, clock, now);
-    line.plain(key!("kind"), "connection");
+    line.key(concat!(key!("kind"), "\"connection\""));
     line.plain(key!("direction"), record.direction.name());
     line.plain(key!("protocol"), record.protocol.name());
     line.text(key!("authority"), record.authority);
@@ -93,23 +93,57 @@ impl<'a> Line<'a> {
         Self(line)
     }
 
-    #[inline]
+    // What is inlined is the copy of a key, whose length the compiler then knows.
+
+    #[inline(always)]
     fn key(&mut self, key: &'static str) {
         self.0.extend_from_slice(key.as_bytes());
     }
 
     /// A text that is one of ours and needs no escape.
+    #[inline(always)]
     fn plain(&mut self, key: &'static str, value: &'static str) {
         self.key(key);
         self.quoted(value);
     }
 
     /// A text from outside.
+    #[inline(always)]
     fn text(&mut self, key: &'static str, value: &str) {
-        if value.is_empty() {
-            return;
+        if !value.is_empty() {
+            self.key(key);
+            self.string(value);
         }
+    }
+
+    #[inline(always)]
+    fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
+        number(self.0, value);
+    }
+
+    #[inline(always)]
+    fn micros(&mut self, key: &'static str, value: Duration) {
+        self.number(
+            key,
+            value.as_secs().saturating_mul(1_000_000).saturating_add(value.subsec_micros().into()),
+        );
+    }
+
+    #[inline(always)]
+    fn address(&mut self, key: &'static str, address: SocketAddr) {
+        self.key(key);
+        self.socket(address);
+    }
+
+    fn why(&mut self, reason: Option<Reason>, detail: &str) {
+        if let Some(reason) = reason {
+            self.plain(key!("reason"), reason.as_str());
+        }
+        self.text(key!("detail"), detail);
+    }
+
+    fn string(&mut self, value: &str) {
         if value.len() <= MAX_FIELD_BYTES && is_plain(value.as_bytes()) {
             return self.quoted(value);
         }
@@ -130,38 +164,28 @@ impl<'a> Line<'a> {
         self.0.push(b'"');
     }
 
-    fn number(&mut self, key: &'static str, value: u64) {
-        self.key(key);
-        number(self.0, value);
-    }
-
-    fn micros(&mut self, key: &'static str, value: Duration) {
-        self.number(key, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
-    }
-
-    fn why(&mut self, reason: Option<Reason>, detail: &str) {
-        if let Some(reason) = reason {
-            self.plain(key!("reason"), reason.as_str());
-        }
-        self.text(key!("detail"), detail);
-    }
-
-    fn address(&mut self, key: &'static str, address: SocketAddr) {
-        self.key(key);
-        self.0.push(b'"');
-        match address {
-            SocketAddr::V4(v4) => {
-                let [a, b, c, d] = v4.ip().octets();
-                for (number_of, then) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b':')] {
-                    number(self.0, number_of.into());
-                    self.0.push(then);
-                }
-                number(self.0, v4.port().into());
-            }
+    fn socket(&mut self, address: SocketAddr) {
+        let SocketAddr::V4(v4) = address else {
             // Writing to a Vec cannot fail.
-            SocketAddr::V6(v6) => drop(write!(self.0, "{v6}")),
+            return drop(write!(self.0, "\"{address}\""));
+        };
+        // The longest is 255.255.255.255:65535 with its quotes.
+        let mut text = [b'"'; 24];
+        let mut length = 1;
+        for (octet, then) in v4.ip().octets().into_iter().zip(*b"...:") {
+            let digits = [octet / 100, octet / 10 % 10, octet % 10];
+            let first = if octet >= 100 { 0 } else { 2 - usize::from(octet >= 10) };
+            for digit in &digits[first..] {
+                text[length] = b'0' + digit;
+                length += 1;
+            }
+            text[length] = then;
+            length += 1;
         }
-        self.0.push(b'"');
+        let mut port = itoa::Buffer::new();
+        let port = port.format(v4.port()).as_bytes();
+        text[length..length + port.len()].copy_from_slice(port);
+        self.0.extend_from_slice(&text[..length + port.len() + 1]);
     }
 
     fn end(&mut self, id: u64) {
@@ -181,10 +205,23 @@ fn number(line: &mut Vec<u8>, value: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Whether a text can stand in a line as it is. In blocks without a way out, which the compiler makes vectors of.
+/// Whether a text can stand in a line as it is; `false` may be too strict. Eight bytes at a time.
 fn is_plain(text: &[u8]) -> bool {
-    let special = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
-    text.chunks(32).all(|block| !block.iter().fold(false, |any, byte| any | special(*byte)))
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    let is = |word: u64, byte: u8| {
+        let zero_where_equal = word ^ (ONES * u64::from(byte));
+        zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
+    };
+    let special = |bytes: [u8; 8]| {
+        let word = u64::from_ne_bytes(bytes);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        (word | control | is(word, b'"') | is(word, b'\\') | is(word, 0x7f)) & TOPS != 0
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    !words.iter().any(|word| special(*word)) && !special(last)
 }
 
 /// JSON text. Control characters of any kind are written as escapes, also those that JSON would allow as they are

@@ -106,6 +106,16 @@ fn connections_have_lines_too() {
 }
 
 #[test]
+fn addresses_are_written_as_the_standard_library_does() {
+    for text in ["0.0.0.0:0", "9.10.99.100:1", "255.255.255.255:65535", "[::1]:80", "[fd00::9%3]:443"] {
+        let caller: SocketAddr = text.parse().unwrap();
+        let value: Value =
+            serde_json::from_str(&line(&RequestRecord { caller, ..record() }, UNIX_EPOCH)).unwrap();
+        assert_eq!(value["caller"], caller.to_string());
+    }
+}
+
+#[test]
 fn what_follows_a_question_mark_is_not_logged() {
     let text = line(&RequestRecord { path: "/login?password=hunter2", ..record() }, UNIX_EPOCH);
     assert!(text.contains("\"/login\"") && !text.contains("hunter2"), "{text}");
@@ -146,7 +156,25 @@ proptest! {
         let value: Value = serde_json::from_str(&text).unwrap();
         for (name, expected) in [("path", &path), ("authority", &authority), ("detail", &detail)] {
             if !expected.is_empty() && expected.len() <= 1024 {
+
                 prop_assert_eq!(value[name].as_str(), Some(expected.as_str()));
+            }
+        }
+    }
+}
+
+/// Each byte that must not stand as it is, at each place of an otherwise plain text of each small length.
+#[test]
+fn no_place_in_a_text_is_overlooked() {
+    for special in ["\"", "\\", "\n", "\u{0}", "\u{1f}", "\u{7f}", "\u{85}", "\u{9b}", "\u{2028}"] {
+        for length in 0..20 {
+            for at in 0..=length {
+                let path = format!("{}{special}{}", "p".repeat(at), "~".repeat(length - at));
+                let text = line(&RequestRecord { path: &path, ..record() }, UNIX_EPOCH);
+                let value: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(value["path"], path.as_str());
+                let as_it_is = format!("\"{path}\"");
+                assert!(!text.contains(&as_it_is), "{path:?} stands as it is in {text}");
             }
         }
     }

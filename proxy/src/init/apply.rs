@@ -21,6 +21,9 @@ enum Backend {
     Iptables,
 }
 
+/// Whoever installs rules on a machine is often there through this port.
+const SSH: u16 = 22;
+
 /// A tool that did not do what it was told.
 #[derive(Debug)]
 struct ToolError {
@@ -63,6 +66,12 @@ pub fn install(options: &InitOptions) -> Result<String, String> {
     };
     if options.proxy_mark.is_some_and(|mark| mark.get() != crate::config::read::DEFAULT_MARK.get()) {
         report.push_str("Note: run the proxy with the same --mark.\n");
+    }
+    if !options.skip_inbound_ports.iter().any(|ports| ports.contains(&SSH)) && is_listening(SSH) {
+        report.push_str(
+            "Note: port 22 is captured, so new SSH sessions from outside the mesh will be refused; \
+             --skip-inbound-ports 22 leaves it alone.\n",
+        );
     }
     if families == [Family::V4] && options.ipv6 == Ipv6::Auto {
         report.push_str("IPv6 is off in this namespace: not captured.\n");
@@ -187,6 +196,21 @@ fn may_change_rules() -> Result<(), String> {
         Some(capabilities) if capabilities & (1 << CAP_NET_ADMIN) == 0 => Err(NO_CAPABILITY.to_owned()),
         _ => Ok(()),
     }
+}
+
+/// Whether a program of this namespace listens on `port`, according to the kernel's table of sockets.
+fn is_listening(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].into_iter().any(|table| {
+        let table = fs::read_to_string(table).unwrap_or_default();
+        table.lines().skip(1).any(|line| {
+            // Number, local address and port in hexadecimal, remote ones, state.
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let local = fields.next().and_then(|address| address.rsplit_once(':'));
+            let is_port = local.is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port));
+            is_port && fields.nth(1) == Some(LISTEN)
+        })
+    })
 }
 
 /// iptables refuses a rule with a uid that this user namespace does not know; then nobody can run under it either.
@@ -347,6 +371,15 @@ mod tests {
         assert!(error.advice().contains("is not installed"), "{}", error.advice());
         let error = ToolError { program: "nft", failure: Failure::Missing };
         assert!(error.advice().contains("nftables") && error.advice().contains("--backend iptables"));
+    }
+
+    #[test]
+    fn listeners_are_seen_and_other_sockets_are_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connection = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(is_listening(port));
+        assert!(!is_listening(connection.local_addr().unwrap().port()));
     }
 
     #[test]

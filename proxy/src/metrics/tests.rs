@@ -179,6 +179,7 @@ fn handshakes_connections_and_control() {
     registry.config_refused();
     registry.certificate_issued();
     registry.control_plane(true);
+    registry.panicked();
     let observed = Observed {
         ready: true,
         draining: false,
@@ -199,6 +200,7 @@ fn handshakes_connections_and_control() {
         ("outrigger_control_plane_connected", "1"),
         ("outrigger_access_log_dropped_total", "7"),
         ("outrigger_ready", "1"),
+        ("outrigger_panics_total", "1"),
         ("outrigger_metrics_series", "1"),
     ] {
         assert_eq!(value(&page, line), expected, "{line}");

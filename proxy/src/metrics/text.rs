@@ -96,6 +96,11 @@ impl Registry {
             "Access log lines dropped.",
             observed.access_log_dropped,
         );
+        page.counter(
+            "outrigger_panics_total",
+            "Faults in the proxy that ended one task.",
+            self.panics.load(Relaxed),
+        );
         process::render(&mut page);
         page.0
     }
