@@ -43,7 +43,7 @@ pub struct AuthorizationRule {
     pub to: Operations,
 }
 
-/// Any of the identities or namespaces; both absent: every authenticated caller.
+/// Any of the identities or namespaces; both absent: every authenticated caller (deny: plaintext too).
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Callers {

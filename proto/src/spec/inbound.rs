@@ -75,7 +75,7 @@ pub enum Action {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AuthorizationRule {
-    /// Any of these identities or namespaces; both empty: every authenticated caller.
+    /// Any of these identities or namespaces; both empty: every authenticated caller (deny: plaintext too).
     #[serde(serialize_with = "super::backend::identities_as_text")]
     pub identities: Vec<SpiffeId>,
     pub namespaces: Vec<Arc<str>>,
