@@ -20,14 +20,18 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use nix::unistd::{Pid, getppid};
 
-use super::stage::Place;
+use super::{interrupt::Interrupt, stage::Place};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -65,6 +69,8 @@ pub(crate) fn start() -> Result<()> {
 
 /// The gate's process.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // Ctrl-C reaches the whole terminal; the gate goes when the demo is gone, and then cleans up.
+    let _interrupt = Interrupt::install()?;
     let parent = getppid();
     for entrance in [SHOP, STATUS] {
         let listener = listen(entrance.port)?;
@@ -91,25 +97,46 @@ fn listen(port: u16) -> io::Result<TcpListener> {
 
 // === inside ===
 
-/// Opens an entrance to `target` as seen from `place`. The address on the host, if a gate is there.
-pub(crate) fn open(
-    outer_pid: u32,
-    entrance: Entrance,
-    place: &Place,
-    target: SocketAddr,
-) -> Option<SocketAddr> {
-    let directory = directory_of(outer_pid);
-    let address = fs::read_to_string(directory.join(entrance.name)).ok()?.parse().ok()?;
-    let listener = UnixListener::bind(socket(&directory, entrance)).ok()?;
-    let place = place.clone();
-    thread::spawn(move || {
-        for visitor in listener.incoming().flatten() {
-            if let Ok(Ok(inside)) = place.enter(|| TcpStream::connect(target)) {
-                join(visitor, inside);
+/// An entrance that is open until this is dropped.
+pub(crate) struct Open {
+    /// Where it is on the host.
+    pub(crate) address: SocketAddr,
+    socket: PathBuf,
+    closing: Arc<AtomicBool>,
+    usher: Option<JoinHandle<()>>,
+}
+
+impl Open {
+    /// Opens an entrance to `target` as seen from `place`, if there is a gate.
+    pub(crate) fn new(outer_pid: u32, entrance: Entrance, place: &Place, target: SocketAddr) -> Option<Self> {
+        let directory = directory_of(outer_pid);
+        let address = fs::read_to_string(directory.join(entrance.name)).ok()?.parse().ok()?;
+        let socket = socket(&directory, entrance);
+        let listener = UnixListener::bind(&socket).ok()?;
+        let closing = Arc::new(AtomicBool::new(false));
+        let (place, closed) = (place.clone(), Arc::clone(&closing));
+        let usher = thread::spawn(move || {
+            for visitor in listener.incoming().flatten() {
+                if closed.load(Ordering::Acquire) {
+                    return;
+                }
+                if let Ok(Ok(inside)) = place.enter(|| TcpStream::connect(target)) {
+                    join(visitor, inside);
+                }
             }
+        });
+        Some(Self { address, socket, closing, usher: Some(usher) })
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Release);
+        // Wakes the usher; if that cannot be, the usher ends with the program.
+        if let (Ok(_), Some(usher)) = (UnixStream::connect(&self.socket), self.usher.take()) {
+            let _ = usher.join();
         }
-    });
-    Some(address)
+    }
 }
 
 // === both ===
@@ -181,17 +208,20 @@ mod tests {
         });
         // No process has this id: it is beyond the kernel's largest.
         let outer_pid = u32::MAX - std::process::id();
-        assert!(open(outer_pid, SHOP, &Place::Here, target).is_none());
+        assert!(Open::new(outer_pid, SHOP, &Place::Here, target).is_none());
         let directory = directory_of(outer_pid);
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("shop"), "127.0.0.1:1").unwrap();
-        assert_eq!(open(outer_pid, SHOP, &Place::Here, target), "127.0.0.1:1".parse().ok());
+        let open = Open::new(outer_pid, SHOP, &Place::Here, target).unwrap();
+        assert_eq!(open.address.port(), 1);
         let mut visitor = UnixStream::connect(directory.join("shop.sock")).unwrap();
         visitor.write_all(b"hello").unwrap();
         visitor.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         visitor.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "HELLO");
+        drop(open);
+        assert!(UnixStream::connect(directory.join("shop.sock")).is_err());
         fs::remove_dir_all(directory).unwrap();
     }
 }

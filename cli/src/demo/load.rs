@@ -25,8 +25,8 @@ pub(crate) const CARD: &str = "4000-1234-5678-9010";
 pub(crate) const RECEIPT: &str = "payments v1";
 
 const VISITORS: u32 = 8;
-/// Reasons of failures that are kept to be shown.
-const FAILURES_SHOWN: usize = 5;
+/// Different reasons of failures that are kept to be shown.
+const REASONS_KEPT: usize = 5;
 
 /// Visitors at work; they leave when this is dropped.
 pub(crate) struct Load {
@@ -47,7 +47,8 @@ struct Tally {
     counts: Counts,
     latencies: Histogram<u64>,
     answers: Vec<(Instant, Version)>,
-    failures: Vec<String>,
+    /// With how often each was given.
+    reasons: Vec<(String, u64)>,
 }
 
 /// Differences of two say what happened between them.
@@ -71,7 +72,7 @@ impl Load {
             counts: Counts::default(),
             latencies: Histogram::new(3)?,
             answers: Vec::new(),
-            failures: Vec::new(),
+            reasons: Vec::new(),
         };
         let shared = Arc::new(Shared {
             target,
@@ -120,9 +121,9 @@ impl Load {
         tally.answers[from..].to_vec()
     }
 
-    /// The first failures, with their reasons.
+    /// Why requests failed, the first kinds of reasons.
     pub(crate) fn failures(&self) -> Vec<String> {
-        self.tally().failures.clone()
+        self.tally().reasons.iter().map(|(reason, times)| format!("{times} x {reason}")).collect()
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -173,9 +174,11 @@ fn ask(shared: &Shared, client: &mut Client, buys: bool) {
     let mut tally = shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(failure) = failure {
         tally.counts.failed += 1;
-        if tally.failures.len() < FAILURES_SHOWN {
-            let what = if buys { "POST /buy" } else { "GET /" };
-            tally.failures.push(format!("{what}: {failure}"));
+        let reason = format!("{}: {failure}", if buys { "POST /buy" } else { "GET /" });
+        match tally.reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, times)) => *times += 1,
+            None if tally.reasons.len() < REASONS_KEPT => tally.reasons.push((reason, 1)),
+            None => {}
         }
         return;
     }

@@ -88,7 +88,7 @@ pub(crate) trait Stage {
     fn start_control_plane(&mut self) -> Result<()>;
 
     /// What a visitor of the demo can try: a purpose and a command.
-    fn invitations(&self) -> Vec<(&'static str, String)>;
+    fn invitations(&mut self) -> Vec<(&'static str, String)>;
 }
 
 /// A point in the network that code can be run at.

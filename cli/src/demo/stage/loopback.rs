@@ -266,7 +266,7 @@ impl Stage for Loopback {
         Ok(())
     }
 
-    fn invitations(&self) -> Vec<(&'static str, String)> {
+    fn invitations(&mut self) -> Vec<(&'static str, String)> {
         let forward = (self.plan.address(WEB), FORWARD_PORT);
         let status = self.plan.control_plane(CONTROL_PLANE_STATUS_PORT);
         let outrigger = self.plan.binaries.outrigger();

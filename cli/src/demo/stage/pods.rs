@@ -17,7 +17,8 @@ use crate::demo::{gate, interrupt::Interrupt};
 const CONTROL_PLANE_STATUS_PORT: u16 = 15014;
 
 pub(crate) struct Pods {
-    // Before mesh and lab: workloads go first.
+    // Entrances and workloads hold pods, so they go before the lab.
+    entrances: Vec<gate::Open>,
     workloads: Vec<Workload>,
     mesh: Mesh,
     lab: Lab,
@@ -63,7 +64,7 @@ impl Pods {
             workload.wait_ready()?;
             workload.pod.wait_listening(APP_PORT)?;
         }
-        Ok(Self { workloads, mesh, lab: lab.clone(), inside: inside.clone() })
+        Ok(Self { entrances: Vec::new(), workloads, mesh, lab: lab.clone(), inside: inside.clone() })
     }
 }
 
@@ -132,21 +133,24 @@ impl Stage for Pods {
         self.mesh.start_control_plane(0).context("control plane")
     }
 
-    fn invitations(&self) -> Vec<(&'static str, String)> {
+    fn invitations(&mut self) -> Vec<(&'static str, String)> {
         let web = self.workloads[WEB].pod.shell_prefix(&self.inside);
         // The pod of the control plane has neither rules nor identity: from there, anybody is a stranger.
         let bridge = self.mesh.control_plane_pod(0).shell_prefix(&self.inside);
         let outrigger = self.mesh.binaries().outrigger();
         let mut invitations = Vec::new();
         let (place, shop) = self.shopfront();
-        if let Some(address) = gate::open(self.inside.outer_pid, gate::SHOP, &place, shop) {
-            invitations.push(("the shop, from here", format!("curl -si http://{address}/")));
+        if let Some(open) = gate::Open::new(self.inside.outer_pid, gate::SHOP, &place, shop) {
+            invitations.push(("the shop, from here", format!("curl -si http://{}/", open.address)));
+            self.entrances.push(open);
         }
         let control = Place::Pod(self.mesh.control_plane_pod(0).clone());
         let status = (Ipv4Addr::LOCALHOST, CONTROL_PLANE_STATUS_PORT).into();
-        if let Some(address) = gate::open(self.inside.outer_pid, gate::STATUS, &control, status) {
-            let command = format!("{} status --control-plane-status http://{address}", outrigger.display());
+        if let Some(open) = gate::Open::new(self.inside.outer_pid, gate::STATUS, &control, status) {
+            let command =
+                format!("{} status --control-plane-status http://{}", outrigger.display(), open.address);
             invitations.push(("the mesh", command));
+            self.entrances.push(open);
         }
         invitations.extend([
             ("a call through the mesh, in the pod of web", format!("{web} curl -si http://10.96.0.10/")),
