@@ -175,8 +175,8 @@ fn ask(shared: &Shared, client: &mut Client, buys: bool) {
     if let Some(failure) = failure {
         tally.counts.failed += 1;
         let reason = format!("{}: {failure}", if buys { "POST /buy" } else { "GET /" });
-        match tally.reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, times)) => *times += 1,
+        match tally.reasons.iter().position(|(known, _)| *known == reason) {
+            Some(known) => tally.reasons[known].1 += 1,
             None if tally.reasons.len() < REASONS_KEPT => tally.reasons.push((reason, 1)),
             None => {}
         }
