@@ -1,7 +1,8 @@
 //! `outrigger`: look at a mesh, make tokens, read certificates, run the demo.
 //!
-//! One file per subcommand; each has `Args` (what the user may say) and `run` (what happens), and answers with an
-//! [`ExitCode`]: 0 when all is well, 1 when what was asked about is not, 2 when the question itself failed.
+//! One file per subcommand; each has `Args` (what the user may say) and `run` (what happens), and answers
+//! with an [`ExitCode`]: 0 when all is well, 1 when what was asked about is not, 2 when the question itself
+//! failed.
 
 use std::process::ExitCode;
 

@@ -11,8 +11,8 @@ pub(crate) enum Output {
     Json,
 }
 
-/// A table without frames: a line per row, columns as wide as their content, two spaces between. Nothing is wrapped or
-/// cut, so that a line can be copied and searched whatever the terminal's width is.
+/// A table without frames: a line per row, columns as wide as their content, two spaces between. Nothing is
+/// wrapped or cut, so that a line can be copied and searched whatever the terminal's width is.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,

@@ -1,8 +1,8 @@
 //! `outrigger token`: the one string that a new workload needs.
 //!
-//! Tokens are signed here, with the key in the control plane's state directory: no control plane need be running, and
-//! whoever can read that directory may let workloads in. A token is a secret until it has expired, so it goes to standard
-//! output alone; what it is for is told on standard error.
+//! Tokens are signed here, with the key in the control plane's state directory: no control plane need be
+//! running, and whoever can read that directory may let workloads in. A token is a secret until it has
+//! expired, so it goes to standard output alone; what it is for is told on standard error.
 
 use std::{
     fs,

@@ -1,8 +1,8 @@
 //! Putting it together: what is built in which order, what runs beside what, and how it ends.
 //!
-//! Everything that can be wrong with flags, files and ports is found before the first proxy is served. Then these run
-//! until SIGTERM or SIGINT: the gRPC server, the status port, the watch on the configuration directory, the watch on the
-//! authority, the timers of leases, and the writer of workloads.json.
+//! Everything that can be wrong with flags, files and ports is found before the first proxy is served. Then
+//! these run until SIGTERM or SIGINT: the gRPC server, the status port, the watch on the configuration
+//! directory, the watch on the authority, the timers of leases, and the writer of workloads.json.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
 //! The command line: every flag also as an environment variable, every mistake told at once.
 //!
-//! clap stops at the first value it cannot parse, so it is given texts only; [`Args::settings`] parses them and collects
-//! what is wrong, each with the name of its flag.
+//! clap stops at the first value it cannot parse, so it is given texts only; [`Args::settings`] parses them
+//! and collects what is wrong, each with the name of its flag.
 
 use std::{
     net::SocketAddr,
@@ -41,7 +41,8 @@ pub struct Args {
     /// Life of a workload's certificate; proxies renew at half of it
     #[arg(long, env = "OUTRIGGER_LEAF_LIFE", value_name = "DURATION", default_value = "24h")]
     leaf_life: String,
-    /// Issuing certificate and its chain up to the root (PEM), instead of the authority in the state directory
+    /// Issuing certificate and its chain up to the root (PEM), instead of the authority in the state
+    /// directory
     #[arg(long, env = "OUTRIGGER_CA_CERT", value_name = "FILE")]
     ca_cert: Option<PathBuf>,
     /// Private key of the issuing certificate (PEM)

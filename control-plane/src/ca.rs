@@ -6,9 +6,10 @@
 //!                                                    └─▶ Trust pushed to every proxy (Hub)
 //! ```
 //!
-//! Replacing a root without a failed request goes in three steps, each a change of files: trust.pem names both roots; the
-//! new ca.key and ca.pem come in; trust.pem names the new one alone. Files that do not fit together (a new certificate
-//! beside the old key, while they are copied) are refused as a whole, and the authority in force stays.
+//! Replacing a root without a failed request goes in three steps, each a change of files: trust.pem names
+//! both roots; the new ca.key and ca.pem come in; trust.pem names the new one alone. Files that do not fit
+//! together (a new certificate beside the old key, while they are copied) are refused as a whole, and the
+//! authority in force stays.
 
 use std::{
     path::{Path, PathBuf},

@@ -71,8 +71,8 @@ pub fn destination(index: &Index, namespace: &str, key: &DestinationKey) -> Dest
     }
 }
 
-/// A port that the service does not have leads to a backend without endpoints: a name or virtual address of the mesh never
-/// leads out of it.
+/// A port that the service does not have leads to a backend without endpoints: a name or virtual address of
+/// the mesh never leads out of it.
 fn service_port(index: &Index, namespace: &str, service: &Service, port: NonZeroU16) -> Destination {
     let declared = service.port(port);
     Destination::Service(ServicePort {

@@ -1,8 +1,9 @@
-//! Configuration as it is meant: validated objects, and everything that is wrong with the files they come from.
+//! Configuration as it is meant: validated objects, and everything that is wrong with the files they come
+//! from.
 //!
-//! [`read`] takes the text of all files at once and gives either a whole [`Config`], in which every reference resolves
-//! and nothing contradicts anything, or every error it can find, each with file, line, column and field. There is no
-//! third outcome: a directory with one mistake in it changes nothing.
+//! [`read`] takes the text of all files at once and gives either a whole [`Config`], in which every reference
+//! resolves and nothing contradicts anything, or every error it can find, each with file, line, column and
+//! field. There is no third outcome: a directory with one mistake in it changes nothing.
 //!
 //! ```text
 //! text ──▶ yaml::parse ──▶ yaml::decode ──▶ service/route/policy ──▶ check ──▶ Config

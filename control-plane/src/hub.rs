@@ -1,9 +1,9 @@
 //! What all streams share: the index, who is there, and who must be told what.
 //!
-//! The machines inside (index, workloads) know nothing of tasks; the hub puts one lock around them and wakes the streams
-//! that an event may concern. A stream compiles what it sends under the same lock, so an update is of one moment; results
-//! are kept until their topic changes, so a thousand subscribers of one backend compile it once. The lock is never held
-//! across an await, and nothing in here touches a socket or a disk.
+//! The machines inside (index, workloads) know nothing of tasks; the hub puts one lock around them and wakes
+//! the streams that an event may concern. A stream compiles what it sends under the same lock, so an update
+//! is of one moment; results are kept until their topic changes, so a thousand subscribers of one backend
+//! compile it once. The lock is never held across an await, and nothing in here touches a socket or a disk.
 
 pub mod report;
 #[cfg(test)]
@@ -27,10 +27,11 @@ use crate::{
 };
 use report::{ConfigurationReport, ProxyRecord};
 
-/// Right after a start with nothing to go by, proxies know more than we do: what they bring is left alone this long.
+/// Right after a start with nothing to go by, proxies know more than we do: what they bring is left alone
+/// this long.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// Streams are woken at most this often. A rollout changes endpoints a hundred times a second, and each change would
-/// compile the same backend again for the same proxies.
+/// Streams are woken at most this often. A rollout changes endpoints a hundred times a second, and each
+/// change would compile the same backend again for the same proxies.
 const BREATH: Duration = Duration::from_millis(10);
 /// Compiled resources kept, all streams together.
 const MAX_KEPT: usize = 100_000;
@@ -121,7 +122,8 @@ impl Hub {
         Self { inner: Mutex::new(inner), saving: watch::Sender::new(0), timer }
     }
 
-    /// Takes over what an earlier process knew of workloads, and with it the right to correct proxies at once.
+    /// Takes over what an earlier process knew of workloads, and with it the right to correct proxies at
+    /// once.
     pub fn restore(&self, known: Vec<(Presence, State)>, now: Instant) {
         let mut inner = self.lock();
         if !known.is_empty() {
@@ -132,7 +134,8 @@ impl Hub {
         self.timer.notify_one();
     }
 
-    /// A reading of the configuration directory: taken whole, or its errors shown while the last good state stays.
+    /// A reading of the configuration directory: taken whole, or its errors shown while the last good state
+    /// stays.
     pub fn on_reading(&self, reading: Reading, at: std::time::SystemTime) -> Taken {
         let mut inner = self.lock();
         let Reading { files, version, result } = reading;

@@ -1,8 +1,8 @@
 //! Everything known about the mesh: configuration and workloads, arranged for looking up.
 //!
 //! A plain struct without locks, clocks or IO. Events go in (`reset_config`, `reset_trust`, `apply_workload`,
-//! `delete_workload`); each returns the [`Topic`]s that may look different now. `compile.rs` answers what a caller asks;
-//! who is told, and when, is decided by `subscription.rs`.
+//! `delete_workload`); each returns the [`Topic`]s that may look different now. `compile.rs` answers what a
+//! caller asks; who is told, and when, is decided by `subscription.rs`.
 //!
 //! ```text
 //!   [ Workload ] ──labels──▶ [ MeshService ] ◀──parentRefs── [ HTTPRoute ] ──backendRefs──▶ [ MeshService ]
@@ -12,8 +12,8 @@
 //!   [ AuthorizationPolicy ] ────────────────┘
 //! ```
 //!
-//! Topics are generous: one more than needed costs a comparison of versions, one too few leaves a proxy behind. The
-//! property test in `index/tests.rs` holds them to that.
+//! Topics are generous: one more than needed costs a comparison of versions, one too few leaves a proxy
+//! behind. The property test in `index/tests.rs` holds them to that.
 
 mod diff;
 #[cfg(test)]
@@ -59,7 +59,8 @@ pub struct Workload {
     pub serves: Vec<Serve>,
     /// Ready and not draining.
     pub serving: bool,
-    /// Position among all registrations: where two workloads say the same of themselves, the later one counts.
+    /// Position among all registrations: where two workloads say the same of themselves, the later one
+    /// counts.
     pub registered: u64,
 }
 
@@ -119,8 +120,8 @@ impl Workload {
         self.addresses.iter().find(|address| address.is_ipv4()).or_else(|| self.addresses.first()).copied()
     }
 
-    /// Where others reach the application's port: at its `--serve` listener, or at the port itself, where redirect rules
-    /// catch it. On loopback nothing is redirected.
+    /// Where others reach the application's port: at its `--serve` listener, or at the port itself, where
+    /// redirect rules catch it. On loopback nothing is redirected.
     pub fn mesh_port(&self, application_port: NonZeroU16) -> Option<NonZeroU16> {
         let serve = self.serves.iter().find(|serve| serve.application_port == application_port);
         match serve {
@@ -157,7 +158,8 @@ impl Index {
         self.trust.as_ref()
     }
 
-    /// The service that answers to a name which a caller of the namespace uses. `orders` means the namespace's own.
+    /// The service that answers to a name which a caller of the namespace uses. `orders` means the
+    /// namespace's own.
     pub fn service_by_host(&self, host: &str, namespace: &str) -> Option<&Arc<Service>> {
         let own = || self.config.services.get(&ObjectName::new(namespace, host));
         own().or_else(|| self.config.services.get(self.hosts.get(host)?))

@@ -1,11 +1,12 @@
 //! The configuration kinds: one Rust type each, as written in YAML.
 //!
-//! These types say what may be *written*: field names, which fields there are, which are required. The same types give
-//! the JSON schema for editors (`outrigger-control-plane --print-schema`). What a value *means*, and whether it makes
-//! sense beside the others, is decided in `config/`; the reference for people is docs/configuration.md.
+//! These types say what may be *written*: field names, which fields there are, which are required. The same
+//! types give the JSON schema for editors (`outrigger-control-plane --print-schema`). What a value *means*,
+//! and whether it makes sense beside the others, is decided in `config/`; the reference for people is
+//! docs/configuration.md.
 //!
-//! Texts that have a grammar of their own (hosts, durations, identities) are plain strings here, so that a document with
-//! three bad values is told of all three.
+//! Texts that have a grammar of their own (hosts, durations, identities) are plain strings here, so that a
+//! document with three bad values is told of all three.
 
 mod authorization_policy;
 mod http_route;
@@ -55,7 +56,8 @@ pub struct Metadata {
     /// For people and their tools; nothing here depends on them.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// RFC 3339 in UTC. Of two routes that match equally well the older wins; one without a time is the youngest.
+    /// RFC 3339 in UTC. Of two routes that match equally well the older wins; one without a time is the
+    /// youngest.
     #[serde(default)]
     pub creation_timestamp: Option<String>,
 }

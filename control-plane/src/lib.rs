@@ -22,7 +22,8 @@
 //!                                   └─ errors ─▶ status, log                      └── ack / nack
 //! ```
 //!
-//! It knows nothing of the data plane's code (`outrigger-core`, `outrigger-proxy`): the contract is `outrigger-proto`.
+//! It knows nothing of the data plane's code (`outrigger-core`, `outrigger-proxy`): the contract is
+//! `outrigger-proto`.
 
 pub mod app;
 pub mod args;

@@ -1,8 +1,8 @@
 //! The gRPC server that proxies talk to: `Identity.Sign`, `Mesh.Configure`, health and reflection.
 //!
-//! Connections come from our own accept loop (`accept.rs`) with the peer's identity already verified; the services only
-//! ever see a [`Peer`]. TLS, limits and times are decided here and there, what is said on a stream in `mesh.rs`, who gets
-//! a certificate in `identity.rs`.
+//! Connections come from our own accept loop (`accept.rs`) with the peer's identity already verified; the
+//! services only ever see a [`Peer`]. TLS, limits and times are decided here and there, what is said on a
+//! stream in `mesh.rs`, who gets a certificate in `identity.rs`.
 
 mod accept;
 mod identity;

@@ -1,7 +1,9 @@
-//! The status port: `/healthz`, `/readyz`, `/metrics` and `/status` over plain HTTP/1.1. It shows and changes nothing.
+//! The status port: `/healthz`, `/readyz`, `/metrics` and `/status` over plain HTTP/1.1. It shows and changes
+//! nothing.
 //!
-//! `/status` is what `outrigger status` prints; its shape is documented in docs/control-plane.md. It names services,
-//! endpoints and identities, so the port is for operators: bind it to an address that only they reach.
+//! `/status` is what `outrigger status` prints; its shape is documented in docs/control-plane.md. It names
+//! services, endpoints and identities, so the port is for operators: bind it to an address that only they
+//! reach.
 
 use std::{
     convert::Infallible,
@@ -160,7 +162,8 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Re
     response
 }
 
-/// Binds a listener, naming the flag when that fails. `[::]` means every address, also where there is no IPv6.
+/// Binds a listener, naming the flag when that fails. `[::]` means every address, also where there is no
+/// IPv6.
 pub async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = match TcpListener::bind(address).await {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {

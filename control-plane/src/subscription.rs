@@ -10,14 +10,16 @@
 //!                              on_ack: held    on_nack: refused, the rest dirty └──────────────┘
 //! ```
 //!
-//! One update is under way at most. What changes meanwhile only makes keys dirty, and a key's value is compiled when it is
-//! sent: however many edits happen while a proxy is slow, it gets the newest and nothing queues.
+//! One update is under way at most. What changes meanwhile only makes keys dirty, and a key's value is
+//! compiled when it is sent: however many edits happen while a proxy is slow, it gets the newest and nothing
+//! queues.
 //!
-//! A refused update was dropped whole by the proxy. The resources it names are not sent again until their content
-//! changes; those sent beside them were not at fault and go again by themselves.
+//! A refused update was dropped whole by the proxy. The resources it names are not sent again until their
+//! content changes; those sent beside them were not at fault and go again by themselves.
 //!
-//! Backends that a destination names go in the same update as the destination, and are removed in the same update that
-//! makes the last destination stop naming them, so a proxy never holds a destination without its backends.
+//! Backends that a destination names go in the same update as the destination, and are removed in the same
+//! update that makes the last destination stop naming them, so a proxy never holds a destination without its
+//! backends.
 
 #[cfg(test)]
 mod tests;
@@ -88,8 +90,8 @@ pub struct Subscription {
     held: HashMap<Key, Arc<str>>,
     /// Keys whose form came with the greeting, from whoever the proxy got it.
     brought: HashSet<Key>,
-    /// What the destinations name in the form in which the proxy has them. A held destination that is missing here came
-    /// with the greeting and has not been compared yet: what it names is unknown.
+    /// What the destinations name in the form in which the proxy has them. A held destination that is missing
+    /// here came with the greeting and has not been compared yet: what it names is unknown.
     names: HashMap<Key, Vec<BackendKey>>,
     /// How many of `names` have the backend.
     named: HashMap<BackendKey, usize>,
@@ -221,7 +223,8 @@ impl Subscription {
                 self.refused.remove(&key);
                 self.hold(key, &compiled);
             } else if self.wanted.contains(&key) {
-                // Subscribed again since: it is sent again, and until then its backends stay in case it was kept.
+                // Subscribed again since: it is sent again, and until then its backends stay in case it was
+                // kept.
                 self.name(&key, &compiled);
             }
         }
@@ -233,7 +236,8 @@ impl Subscription {
         let InFlight { sent, removed, abandoned, .. } = self.answered(nonce)?;
         let blamed: HashSet<usize> = errors.iter().filter_map(|error| position(&error.field)).collect();
         let removals = errors.iter().any(|error| error.field.starts_with("removed"));
-        // An answer that blames nothing in particular blames everything: sending it again would go on for ever.
+        // An answer that blames nothing in particular blames everything: sending it again would go on for
+        // ever.
         let everything = !removals && !blamed.iter().any(|position| *position < sent.len());
         if removals || everything {
             self.kept.extend(removed);
@@ -257,8 +261,8 @@ impl Subscription {
         Ok(refusals)
     }
 
-    /// The next update, if one is due. `settled` is false while the control plane has only just started and may know
-    /// less than the proxy: what the proxy brought along is not replaced then.
+    /// The next update, if one is due. `settled` is false while the control plane has only just started and
+    /// may know less than the proxy: what the proxy brought along is not replaced then.
     pub fn poll(
         &mut self,
         settled: bool,

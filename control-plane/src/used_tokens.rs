@@ -1,9 +1,9 @@
 //! Single-use tokens that were used, and by which key.
 //!
-//! The first public key that comes with such a token has it; the same key may come again (its answer may have been lost),
-//! another is refused. The record is on disk before the answer leaves, so that a restart forgets nothing, and is dropped
-//! once the token has expired. It is this control plane's own: where several share an authority, a single-use token
-//! counts once at each.
+//! The first public key that comes with such a token has it; the same key may come again (its answer may have
+//! been lost), another is refused. The record is on disk before the answer leaves, so that a restart forgets
+//! nothing, and is dropped once the token has expired. It is this control plane's own: where several share an
+//! authority, a single-use token counts once at each.
 
 use std::{
     collections::BTreeMap,

@@ -1,9 +1,9 @@
 //! Notices that files in a directory may have changed.
 //!
-//! Three ways to notice, because each has a hole: inotify does not see past a directory that is replaced or lies on a
-//! network file system, and runs out of watches; polling is slow; and both may hit a file that is half written. So events
-//! wake at once and are let settle, a poll compares names, sizes and times every two seconds, and whoever reads gets
-//! another chance with the next event.
+//! Three ways to notice, because each has a hole: inotify does not see past a directory that is replaced or
+//! lies on a network file system, and runs out of watches; polling is slow; and both may hit a file that is
+//! half written. So events wake at once and are let settle, a poll compares names, sizes and times every two
+//! seconds, and whoever reads gets another chance with the next event.
 //!
 //! It says *that* something changed, never what: readers read everything again and compare.
 

@@ -11,11 +11,11 @@
 //!             handle_timeout at `until`; on_hello of another process in the same place
 //! ```
 //!
-//! Leased workloads stay endpoints: 5 s bridge a lost connection, 30 s a restart of ours. Draining withdraws at once,
-//! whatever happens to the stream.
+//! Leased workloads stay endpoints: 5 s bridge a lost connection, 30 s a restart of ours. Draining withdraws
+//! at once, whatever happens to the stream.
 //!
-//! Call contract: every `on_*` and `handle_timeout` returns effects, to be applied in order; `handle_timeout` is due at
-//! `poll_timeout`. It holds no stream, verifies nothing and writes nothing.
+//! Call contract: every `on_*` and `handle_timeout` returns effects, to be applied in order; `handle_timeout`
+//! is due at `poll_timeout`. It holds no stream, verifies nothing and writes nothing.
 
 pub mod store;
 #[cfg(test)]

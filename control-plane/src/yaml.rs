@@ -1,10 +1,10 @@
 //! YAML documents that remember where everything stands.
 //!
-//! Serde alone loses the line of a field once the value is in a struct, and stops at the first mistake. So a file is
-//! read in two steps: into a tree of [`Node`]s, each with its [`Place`]; and from the tree into a kind's Rust type by
-//! [`decode`], which notes every unknown field, unknown variant and wrong scalar instead of stopping at the first.
-//! Checks that run later (references, conflicts) look a [`Path`] up in the same tree, so that their complaints name
-//! line and column too.
+//! Serde alone loses the line of a field once the value is in a struct, and stops at the first mistake. So a
+//! file is read in two steps: into a tree of [`Node`]s, each with its [`Place`]; and from the tree into a
+//! kind's Rust type by [`decode`], which notes every unknown field, unknown variant and wrong scalar instead
+//! of stopping at the first. Checks that run later (references, conflicts) look a [`Path`] up in the same
+//! tree, so that their complaints name line and column too.
 //!
 //! It does not know any kind; what fields mean is the business of `kinds/` and `config/`.
 
@@ -73,8 +73,8 @@ pub struct Problem {
 
 /// Reads all documents of a file. Empty documents are left out.
 ///
-/// A file with broken syntax yields nothing but the place and the reason: the parser cannot tell where the next
-/// document would begin.
+/// A file with broken syntax yields nothing but the place and the reason: the parser cannot tell where the
+/// next document would begin.
 pub fn parse(text: &str) -> Result<Vec<Node>, (Place, String)> {
     // `yes` and `no` are text, as in YAML 1.2: a zone named `no` must not become false.
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
@@ -109,8 +109,8 @@ impl Node {
         if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
-    /// The place of the field at `path`, or of the nearest thing above it that exists (a missing field has no place of
-    /// its own).
+    /// The place of the field at `path`, or of the nearest thing above it that exists (a missing field has no
+    /// place of its own).
     pub fn place_of(&self, path: &Path) -> Place {
         let mut node = self;
         for segment in &path.0 {
@@ -180,7 +180,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        // No field of ours goes anywhere near 2^63: such a number is refused as a float where an integer is wanted.
+        // No field of ours goes anywhere near 2^63: such a number is refused as a float where an integer is
+        // wanted.
         Ok(i64::try_from(value).map_or(Value::Float(value as f64), Value::Integer))
     }
 

@@ -1,5 +1,5 @@
-//! What is read of the control plane's `/status`. Fields that are not shown are not named; ones that are missing, as in
-//! the answer of another version, count as empty.
+//! What is read of the control plane's `/status`. Fields that are not shown are not named; ones that are
+//! missing, as in the answer of another version, count as empty.
 
 use std::collections::BTreeMap;
 

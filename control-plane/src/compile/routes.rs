@@ -1,7 +1,7 @@
 //! The routes of a service's port, in the order in which the first match wins.
 //!
-//! The Gateway API orders *matches*, not rules: a rule with two matches may win by one and lose by the other. So every
-//! match becomes a route of its own here, and the proxy needs no precedence at all.
+//! The Gateway API orders *matches*, not rules: a rule with two matches may win by one and lose by the other.
+//! So every match becomes a route of its own here, and the proxy needs no precedence at all.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -20,7 +20,8 @@ pub(super) fn routes(index: &Index, namespace: &str, service: &Service, port: &P
             route.parents.iter().any(|parent| parent.service == service.name && parent.covers(port))
         })
         .collect();
-    // A route in the caller's namespace, if that is not the service's, is the caller's own and replaces the service's.
+    // A route in the caller's namespace, if that is not the service's, is the caller's own and replaces the
+    // service's.
     let of = |namespace: &str| -> Vec<&HttpRoute> {
         attached.iter().map(|route| &***route).filter(|route| *route.name.namespace == *namespace).collect()
     };

@@ -1,7 +1,8 @@
 //! What only shows when all objects lie side by side: references and conflicts.
 //!
-//! A conflict is told at the later object (in the order of names) and names the place of the earlier one. References to
-//! an object that exists but is broken are let pass: its own error is told, and one mistake should not echo.
+//! A conflict is told at the later object (in the order of names) and names the place of the earlier one.
+//! References to an object that exists but is broken are let pass: its own error is told, and one mistake
+//! should not echo.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -82,7 +83,8 @@ impl Dangling {
 fn claims(services: &Objects<Service>, errors: &mut Vec<ConfigError>) {
     let spec = Path::of("spec");
     let mut hosts = Claims::default();
-    // Names that services have by being there come first, so that a conflict is told where a name was written.
+    // Names that services have by being there come first, so that a conflict is told where a name was
+    // written.
     for (service, source) in whole(services) {
         let ObjectName { namespace, name } = &service.name;
         let path = Path::of("metadata").key("name");
@@ -294,8 +296,8 @@ fn authorization(draft: &Draft, errors: &mut Vec<ConfigError>) {
     }
 }
 
-/// No two policies say something about one port of the same workloads. Selectors that merely overlap are legal: the one
-/// with more labels wins.
+/// No two policies say something about one port of the same workloads. Selectors that merely overlap are
+/// legal: the one with more labels wins.
 fn server(policies: &Objects<ServerPolicy>, errors: &mut Vec<ConfigError>) {
     let mut said: BTreeMap<(&str, &Labels, Option<NonZeroU16>), (&Source, Path)> = BTreeMap::new();
     for (policy, source) in whole(policies) {
@@ -320,7 +322,8 @@ fn server(policies: &Objects<ServerPolicy>, errors: &mut Vec<ConfigError>) {
 }
 
 impl Service {
-    /// Where the application listens: for one port of the service, or for all. Endpoints with ports of their own count.
+    /// Where the application listens: for one port of the service, or for all. Endpoints with ports of their
+    /// own count.
     pub(crate) fn target_ports(&self, port: Option<&Port>) -> BTreeSet<NonZeroU16> {
         let ports = self.ports.iter().filter(|candidate| port.is_none_or(|port| port == *candidate));
         ports

@@ -161,7 +161,8 @@ impl<'a> Notes<'a> {
         duration
     }
 
-    /// What kind of thing a reference names. `Service` and `MeshService` are the same where there is no Kubernetes.
+    /// What kind of thing a reference names. `Service` and `MeshService` are the same where there is no
+    /// Kubernetes.
     pub(super) fn service_kind(&mut self, path: &Path, group: Option<&str>, kind: &str) {
         let (outrigger_group, _) = OUTRIGGER_API.split_once('/').unwrap_or((OUTRIGGER_API, ""));
         let wanted = match kind {

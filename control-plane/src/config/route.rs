@@ -1,7 +1,7 @@
 //! An `HTTPRoute`, validated.
 //!
-//! Positions are kept: the n-th parent, rule or backend here is the n-th in the file, so that later checks can point at
-//! it. What has weight 0 is left out only when routes are compiled.
+//! Positions are kept: the n-th parent, rule or backend here is the n-th in the file, so that later checks
+//! can point at it. What has weight 0 is left out only when routes are compiled.
 
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -245,7 +245,8 @@ fn header_from_kind(path: &Path, written: kinds::HeaderMatch, notes: &mut Notes<
                 return None;
             }
             if let Err(error) = compiles(&value) {
-                // The engine's message spans lines, with a caret under the culprit; its last line says what it is.
+                // The engine's message spans lines, with a caret under the culprit; its last line says what
+                // it is.
                 let text = error.to_string();
                 let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
                 notes.note(&at, format!("{value:?} is not a regular expression: {reason}"));

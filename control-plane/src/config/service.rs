@@ -190,8 +190,8 @@ fn endpoint_from_kind(
     })
 }
 
-/// Converts each item under its own path; nothing when any of them fails, so that positions in the result are those in
-/// the file.
+/// Converts each item under its own path; nothing when any of them fails, so that positions in the result are
+/// those in the file.
 pub(super) fn each<A, B>(
     path: &Path,
     items: Vec<A>,

@@ -11,7 +11,8 @@ use super::TargetRef;
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[schemars(rename = "AuthorizationPolicy")]
 pub struct AuthorizationPolicySpec {
-    /// Labels of the protected workloads in the policy's namespace. Neither this nor `targetRef`: all of them.
+    /// Labels of the protected workloads in the policy's namespace. Neither this nor `targetRef`: all of
+    /// them.
     #[serde(default)]
     pub selector: Option<BTreeMap<String, String>>,
     /// The workloads that serve this service, on the ports at which they serve it.

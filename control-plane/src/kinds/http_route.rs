@@ -1,7 +1,7 @@
 //! `HTTPRoute`: the Gateway API's own kind, attached to a service (GAMMA).
 //!
-//! Field names and meanings are those of `gateway.networking.k8s.io/v1`. Fields of the Gateway API that are missing here
-//! are refused, as every unknown field is.
+//! Field names and meanings are those of `gateway.networking.k8s.io/v1`. Fields of the Gateway API that are
+//! missing here are refused, as every unknown field is.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -1,4 +1,5 @@
-//! `ServerPolicy`: what a workload's ports speak, whether they take plaintext, and where its own calls may go.
+//! `ServerPolicy`: what a workload's ports speak, whether they take plaintext, and where its own calls may
+//! go.
 
 use std::collections::BTreeMap;
 

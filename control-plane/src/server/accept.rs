@@ -1,8 +1,8 @@
 //! From listening socket to verified connection.
 //!
-//! Handshakes run beside the loop, bounded in number and time. At the limit of open files the loop backs off instead of
-//! spinning; above our own limit of connections, which lies below that of files, a newcomer is closed at once. What has
-//! no certificate may stay just long enough to ask for one.
+//! Handshakes run beside the loop, bounded in number and time. At the limit of open files the loop backs off
+//! instead of spinning; above our own limit of connections, which lies below that of files, a newcomer is
+//! closed at once. What has no certificate may stay just long enough to ask for one.
 
 use std::{
     io,

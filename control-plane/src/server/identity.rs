@@ -1,7 +1,8 @@
 //! `Identity.Sign`: a certificate for whom the caller is attested to be.
 //!
-//! Two things attest: a join token, for the first certificate, and the certificate of this very connection together with
-//! its registration, for every later one. The identity comes from there and nowhere else; of the CSR only the key is used.
+//! Two things attest: a join token, for the first certificate, and the certificate of this very connection
+//! together with its registration, for every later one. The identity comes from there and nowhere else; of
+//! the CSR only the key is used.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,7 +1,7 @@
 //! How many certificates one identity may ask for. Sans-IO.
 //!
-//! A token bucket per identity: a deployment that restarts all at once passes, a workload that asks in a loop is slowed
-//! down before it costs the others anything.
+//! A token bucket per identity: a deployment that restarts all at once passes, a workload that asks in a loop
+//! is slowed down before it costs the others anything.
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,9 @@
 //! `Mesh.Configure`: one proxy's stream, from greeting to farewell.
 //!
-//! A stream is one task with three things to wait for: what the proxy says, what changed (the hub wakes it), and the end.
-//! What to send is decided by [`Subscription`]; who may speak at all is decided in [`Service::admit`]. A proxy that breaks
-//! the rules is told which, in the status that ends its stream, and nobody else notices.
+//! A stream is one task with three things to wait for: what the proxy says, what changed (the hub wakes it),
+//! and the end. What to send is decided by [`Subscription`]; who may speak at all is decided in
+//! [`Service::admit`]. A proxy that breaks the rules is told which, in the status that ends its stream, and
+//! nobody else notices.
 
 use std::{
     pin::Pin,

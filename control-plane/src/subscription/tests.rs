@@ -1,4 +1,5 @@
-//! A model proxy on the other end: it takes updates whole or refuses them whole, and never lacks what it uses.
+//! A model proxy on the other end: it takes updates whole or refuses them whole, and never lacks what it
+//! uses.
 
 use std::collections::BTreeMap;
 

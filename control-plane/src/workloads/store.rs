@@ -1,7 +1,8 @@
 //! Workloads on disk, so that a restart of the control plane withdraws nobody.
 //!
-//! What was attested is kept as plain text, not as the signed registration: whoever can write the state directory can
-//! read the authority's key in it anyway, and registrations of a short-lived mesh would have expired by the restart.
+//! What was attested is kept as plain text, not as the signed registration: whoever can write the state
+//! directory can read the authority's key in it anyway, and registrations of a short-lived mesh would have
+//! expired by the restart.
 
 use std::{collections::BTreeMap, io, net::IpAddr, num::NonZeroU16, path::Path};
 

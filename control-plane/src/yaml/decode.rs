@@ -1,8 +1,9 @@
 //! From a located tree into a Rust type, noting every mistake that can be noted without guessing.
 //!
-//! Serde's derived code gives up at the first error, so this deserializer answers for the mistakes that need not end
-//! the reading: an unknown field is noted and skipped, a scalar of the wrong type and an unknown variant are noted and
-//! replaced by a stand-in. A stand-in never escapes: whenever something was noted, [`decode`] returns nothing.
+//! Serde's derived code gives up at the first error, so this deserializer answers for the mistakes that need
+//! not end the reading: an unknown field is noted and skipped, a scalar of the wrong type and an unknown
+//! variant are noted and replaced by a stand-in. A stand-in never escapes: whenever something was noted,
+//! [`decode`] returns nothing.
 
 use std::cell::RefCell;
 
@@ -46,7 +47,8 @@ struct Reader<'a> {
 enum Refusal {
     #[error("refused")]
     Noted,
-    /// Made by a `Deserialize` impl, which does not know where it is; noted by the nearest container, which does.
+    /// Made by a `Deserialize` impl, which does not know where it is; noted by the nearest container, which
+    /// does.
     #[error("{0}")]
     Here(String),
     #[error("{0} is required")]
