@@ -153,6 +153,8 @@ impl Departure {
     /// An opaque connection to one of the destination's endpoints.
     async fn dial(&self, destination: &CompiledDestination) -> Result<Opaque, Error> {
         let snapshot = self.worker.snapshot();
+        // It was found in an older snapshot if there was a wait for first bytes since.
+        let destination = snapshot.destination(&self.key).map_or(destination, Arc::as_ref);
         let Chosen { cluster, .. } = route::connection(&self.worker, &snapshot, &self.key, destination)?;
         drop(snapshot);
         let timeouts = cluster.backend.timeouts;
@@ -233,7 +235,10 @@ impl Departure {
             open: self.open,
             worker: self.worker,
         });
-        let known = RefCell::new((caller.worker.snapshot(), destination));
+        let snapshot = caller.worker.snapshot();
+        // It was found in an older snapshot if there was a wait for first bytes since.
+        let destination = snapshot.destination(&self.key).map_or(destination, Arc::clone);
+        let known = RefCell::new((snapshot, destination));
         let serving = Rc::new(Serving { caller: Rc::clone(&caller), key: self.key, known });
         let ended =
             serve::serve(Io::Plain(io), &caller, move |request| handle(Rc::clone(&serving), request)).await;

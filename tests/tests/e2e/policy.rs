@@ -101,6 +101,8 @@ fn weight_change(lab: &Lab) -> Result<()> {
         ensure!(answer.ends_with("v1"), "{answer}");
     }
 
+    // Opened before the change, used after it.
+    let mut early = raw::connect(pod, target(80))?;
     let start = Instant::now();
     mesh.write("canary.yaml", &route(0, 100))?;
     let followed = loop {
@@ -116,6 +118,9 @@ fn weight_change(lab: &Lab) -> Result<()> {
         let answer = get(pod, 80, "/id", "")?;
         ensure!(answer.ends_with("v2"), "after the change: {answer}");
     }
+    early.write_all(b"GET /id HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n")?;
+    let answer = raw::read_to_end(&mut early)?;
+    ensure!(answer.ends_with("v2"), "on a connection from before the change: {answer}");
 
     for stream in [&mut websocket, &mut grpc] {
         wait_for_more_lines(stream, 5)?;
@@ -332,8 +337,7 @@ fn denied(lab: &Lab) -> Result<()> {
 }
 
 fn own_answers(lab: &Lab) -> Result<()> {
-    let timeouts =
-        "  targetRef: {kind: MeshService, name: store}\n  timeouts: {request: 300ms, connect: 500ms}\n";
+    let timeouts = "  targetRef: {kind: MeshService, name: store}\n  timeouts: {request: 2s, connect: 2s}\n";
     let mut nowhere = document("outrigger.dev/v1alpha1", "MeshService", "nowhere");
     nowhere.push_str(
         "  addresses: [\"10.96.0.30\"]\n  ports: [{port: 80, appProtocol: http}]\n  endpoints:\n  \
@@ -351,7 +355,7 @@ fn own_answers(lab: &Lab) -> Result<()> {
     let web = mesh.workload("web").start()?;
     wait_for(SOON, "an answer", || get(&web.pod, 80, "/id", "").is_ok_and(|answer| answer.ends_with("v1")))?;
 
-    let slow = get(&web.pod, 80, "/slow/3000", "")?;
+    let slow = get(&web.pod, 80, "/slow/10000", "")?;
     ensure!(slow.starts_with("HTTP/1.1 504") && slow.contains("outrigger-reason: request-timeout"), "{slow}");
     let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let empty = raw::exchange(&web.pod, "10.96.0.20:80".parse()?, request)?;
