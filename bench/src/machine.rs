@@ -5,11 +5,12 @@ use std::{fs, path::Path, process::Command};
 use outrigger_lab::find_program;
 
 /// As a Markdown list.
-pub(crate) fn describe(envoy: &Path, proxy: &Path, tls: Option<&str>) -> String {
+pub(crate) fn describe(envoy: &Path, proxy: &Path, load_before: &str, tls: Option<&str>) -> String {
     let mut lines = vec![
         format!("date: {}", said("date", &["-u", "+%Y-%m-%d %H:%M UTC"])),
         format!("machine: {} x {}, {}", cores(), field("/proc/cpuinfo", "model name"), memory()),
         format!("kernel: {}", read("/proc/sys/kernel/osrelease")),
+        format!("load average before the run (1, 5, 15 minutes): {load_before}"),
         format!(
             "Outrigger: {}, commit {}",
             said(proxy, &["--version"]),
@@ -21,9 +22,16 @@ pub(crate) fn describe(envoy: &Path, proxy: &Path, tls: Option<&str>) -> String 
         format!("h2load: {}", said("h2load", &["--version"])),
     ];
     if let Some(tls) = tls {
-        lines.push(format!("Envoy's hop, from its statistics: TLS 1.3 with {tls}"));
+        lines.push(format!(
+            "Envoy's hop, from its statistics: TLS 1.3 with {tls}; ours prefers the same (`certs/src/tls.rs`)"
+        ));
     }
     lines.iter().map(|line| format!("- {line}\n")).collect()
+}
+
+/// What else keeps the machine busy.
+pub(crate) fn load_average() -> String {
+    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(", ")
 }
 
 /// The first line that a program says to a question, wherever it says it.

@@ -126,6 +126,7 @@ fn installed_envoy() -> Result<PathBuf> {
 /// True when everything could be measured, whether or not it reached its goal.
 fn run(plan: &Plan) -> Result<bool> {
     let start = Instant::now();
+    let load_before = machine::load_average();
     let mut results = Results::default();
     let mut tls = None;
     let (lasting, fresh): (Vec<Row>, Vec<Row>) = plan.rows.iter().partition(|row| **row != Row::Memory);
@@ -147,7 +148,8 @@ fn run(plan: &Plan) -> Result<bool> {
     let (reached, goals) = results.goals();
     println!("{reached} of {goals} goals reached, {:.0} s", start.elapsed().as_secs_f64());
     if let Some(out) = &plan.out {
-        fs::write(out, document(plan, &table, tls.as_deref())?).with_context(|| out.display().to_string())?;
+        fs::write(out, document(plan, &table, &load_before, tls.as_deref())?)
+            .with_context(|| out.display().to_string())?;
         println!("written to {}", out.display());
     }
     Ok(!results.has_errors())
@@ -191,9 +193,9 @@ fn measure_fresh(plan: &Plan, results: &mut Results) {
     eprint!("\r\x1b[K");
 }
 
-fn document(plan: &Plan, table: &str, tls: Option<&str>) -> Result<String> {
+fn document(plan: &Plan, table: &str, load_before: &str, tls: Option<&str>) -> Result<String> {
     let proxy = Binaries::find()?.proxy();
-    let machine = machine::describe(&plan.envoy, &proxy, tls);
+    let machine = machine::describe(&plan.envoy, &proxy, load_before, tls);
     Ok(format!(
         "# Outrigger beside Envoy\n\n\
          Written by `make bench` (`outrigger-bench`); do not edit. Ratios hold from machine to machine, absolute figures do not.\n\n\

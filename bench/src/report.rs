@@ -122,14 +122,14 @@ impl Line<'_> {
         };
         let verdict = self.reached().map_or("", |reached| if reached { "yes" } else { "NO" });
         format!(
-            "| {name:<40} | {direct:>8} | {envoy:>8} | {ours:>9} | {ratio:>11} | {goal:<8} | {verdict:<7} |"
+            "| {name:<40} | {direct:>8} | {envoy:>8} | {ours:>9} | {ratio:>11} | {goal:<9} | {verdict:<7} |"
         )
     }
 }
 
 fn heading() -> String {
     format!(
-        "| {:<40} | {:>8} | {:>8} | {:>9} | {:>11} | {:<8} | {:<7} |\n|{}|{}:|{}:|{}:|{}:|{}|{}|",
+        "| {:<40} | {:>8} | {:>8} | {:>9} | {:>11} | {:<9} | {:<7} |\n|{}|{}:|{}:|{}:|{}:|{}|{}|",
         "",
         "direct",
         "Envoy",
@@ -142,7 +142,7 @@ fn heading() -> String {
         "-".repeat(9),
         "-".repeat(10),
         "-".repeat(12),
-        "-".repeat(10),
+        "-".repeat(11),
         "-".repeat(9),
     )
 }
