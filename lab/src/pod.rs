@@ -36,7 +36,7 @@ struct Inner {
 }
 
 /// A program takes milliseconds to get ready; the machine may be busy with other tests.
-pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// For [`Pod::run`]: longer than any command that ends by itself should take.
 const RUN_DEADLINE: Duration = Duration::from_secs(60);
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_lab::{Binaries, Lab, Mesh, Pod, wait_for};
 
 use crate::support::{
-    Need, Test,
+    Need, SOON, Test,
     origin::Origin,
     raw,
     shop::{OUTSIDE, Shop, VIRTUAL6},
@@ -162,7 +162,7 @@ fn registered_only(lab: &Lab) -> Result<()> {
 
     // Opened again, the same destination is reached without a restart.
     mesh.remove("egress.yaml")?;
-    wait_for(Duration::from_secs(10), "egress to be allowed", || {
+    wait_for(SOON, "egress to be allowed", || {
         get(&web.pod, SocketAddr::new(OUTSIDE.into(), 8080), "/id")
             .is_ok_and(|answer| answer.ends_with("outside"))
     })

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_lab::{Lab, Mesh, Pod, Workload, wait_for};
 
 use crate::support::{
-    Test,
+    SOON, Test,
     load::{Kind, Plan},
     long,
     origin::Origin,
@@ -31,7 +31,6 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 const STORE: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
-const SOON: Duration = Duration::from_secs(20);
 
 fn service() -> String {
     Service::new("store").address("10.96.0.10").port(80, 8080, "http").yaml()

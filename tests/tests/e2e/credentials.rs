@@ -11,7 +11,7 @@ use outrigger_testkit::{
 };
 
 use crate::support::{
-    Test, bind_again, raw,
+    SOON, Test, bind_again, raw,
     yaml::{Service, document},
 };
 
@@ -24,7 +24,6 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const SOON: Duration = Duration::from_secs(10);
 const WORDS: &[u8] = b"GET / HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n";
 
 fn trust_domain() -> TrustDomain {

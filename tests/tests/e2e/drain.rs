@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_lab::{Lab, Mesh, wait_for};
 
 use crate::support::{
-    Test,
+    SOON, Test,
     load::{Kind, MESSAGES, Plan},
     origin::Origin,
     raw,
@@ -19,8 +19,6 @@ use crate::support::{
 
 /// What the issue asks for: failures among fewer would be luck.
 const FEWEST: u64 = 20_000;
-/// Generous: the machine runs other tests too. Slowness is not what these tests are about.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -52,14 +50,14 @@ fn one_of_three(lab: &Lab, kind: Kind) -> Result<()> {
     let load = Plan::new(kind, target, "store.shop").loops(16, Duration::from_micros(500)).start(&web.pod)?;
     // A stream counts as its messages.
     let fewest = if kind == Kind::GrpcStream { FEWEST / MESSAGES } else { FEWEST };
-    load.wait_for_more(fewest / 2, PATIENCE)?;
+    load.wait_for_more(fewest / 2, SOON)?;
 
     let (mut leaving, origin) = instances.remove(1);
     leaving.proxy.terminate()?;
     let status = leaving.proxy.wait_deadline(Duration::from_secs(20)).context("the drained proxy")?;
     ensure!(status.success(), "the drained proxy ended with {status}");
     let served = origin.requests();
-    load.wait_for_more(fewest / 2, PATIENCE)?;
+    load.wait_for_more(fewest / 2, SOON)?;
     let report = load.stop()?;
     report.expect_none_failed(fewest)?;
     ensure!(origin.requests() == served, "requests reached the instance after its proxy had ended");
@@ -77,14 +75,12 @@ fn finishes_what_runs(lab: &Lab) -> Result<()> {
     let web = mesh.workload("web").start()?;
     let target = SocketAddr::from(([10, 96, 0, 10], 80));
     let mut slow = raw::connect(&web.pod, target)?;
-    slow.write_all(b"GET /slow/2500 HTTP/1.1\r\nhost: store.shop\r\n\r\n")?;
-    wait_for(Duration::from_secs(10), "the request to arrive", || origin.requests() == 1)?;
+    slow.write_all(b"GET /slow/4000 HTTP/1.1\r\nhost: store.shop\r\n\r\n")?;
+    wait_for(SOON, "the request to arrive", || origin.requests() == 1)?;
 
     let start = Instant::now();
     store.proxy.terminate()?;
-    wait_for(Duration::from_secs(2), "/ready to say no", || {
-        store.status("/ready").is_ok_and(|answer| answer.status == 503)
-    })?;
+    wait_for(SOON, "/ready to say no", || store.status("/ready").is_ok_and(|answer| answer.status == 503))?;
     let (head, body) = raw::read_answer(&mut slow).context("the request in flight")?;
     ensure!(head.starts_with("http/1.1 200") && body == b"store", "{head}");
     let status = store.proxy.wait_deadline(Duration::from_secs(15))?;

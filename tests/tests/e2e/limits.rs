@@ -11,7 +11,7 @@ use outrigger_lab::{Binaries, Lab, Mesh, Workload, wait_for};
 use outrigger_testkit::raw::{RawServer, Script, Stage, Step};
 
 use crate::support::{
-    Test, bind_again,
+    SOON, Test, bind_again,
     load::{Kind, Plan},
     origin::Origin,
     raw,
@@ -46,7 +46,7 @@ fn scene(lab: &Lab) -> Result<Scene> {
     let origin = Origin::start(&store.pod, 8080, "store")?;
     let web = mesh.workload("web").start()?;
     let scene = Scene { origin, store, web, mesh };
-    wait_for(Duration::from_secs(10), "an answer", || {
+    wait_for(SOON, "an answer", || {
         scene
             .ask("GET /id HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             .is_ok_and(|answer| answer.ends_with("store"))
@@ -229,7 +229,7 @@ fn garbage(lab: &Lab) -> Result<()> {
     }
     ensure!(start.elapsed() < raw::PATIENCE, "closed only after {:?}", start.elapsed());
     let report = load.stop()?;
-    report.expect_none_failed(100)?;
+    report.expect_none_failed(10)?;
     ensure!(scene.origin.requests() - before == report.answered, "something of it reached the program");
     Ok(())
 }
@@ -278,14 +278,14 @@ fn resets(lab: &Lab) -> Result<()> {
             drop(stream);
         }
     }
-    load.wait_for_more(200, Duration::from_secs(30))?;
+    load.wait_for_more(200, SOON)?;
     load.stop()?.expect_none_failed(200)?;
     for workload in [&scene.web, &scene.store] {
         let panics: Vec<_> =
             workload.proxy.log().lines().filter(|l| l.contains("panicked")).map(str::to_owned).collect();
         ensure!(panics.is_empty(), "{panics:?}");
         // Nothing is left of the connections.
-        wait_for(Duration::from_secs(20), "file descriptors to be given back", || {
+        wait_for(SOON, "file descriptors to be given back", || {
             std::fs::read_dir(format!("/proc/{}/fd", workload.proxy.id())).is_ok_and(|fds| fds.count() < 80)
         })?;
     }

@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use outrigger_lab::Pod;
+use outrigger_lab::{Pod, wait_for};
 
 use crate::support::{
-    Need, Test, bind_again,
+    Need, SOON, Test, bind_again,
     load::{Kind, Plan},
     peers, raw,
     shop::Shop,
@@ -301,22 +301,23 @@ fn mariadb(shop: &Shop) -> Result<()> {
     ensure!(ask(&["-P", "3306", "-e", large])?.trim() == "3000000\t42");
     ensure!(ask(&["-P", "3307", "-e", large])?.trim() == "3000000\t42");
 
-    // The best of several, because others use the machine too: a stall would be in all of them.
-    let best = |from: &Pod, target: SocketAddr| -> Result<Duration> {
-        let mut best = Duration::MAX;
-        for _ in 0..7 {
-            let start = Instant::now();
-            let mut stream = raw::connect(from, target)?;
-            let mut greeting = [0; 5];
-            stream.read_exact(&mut greeting).context("greeting")?;
-            best = best.min(start.elapsed());
-        }
-        Ok(best)
+    // Tried again where it took long, because others use the machine too: a stall would be in every try.
+    let first_byte = |from: &Pod, target: SocketAddr| -> Result<Duration> {
+        let start = Instant::now();
+        let mut stream = raw::connect(from, target)?;
+        let mut greeting = [0; 5];
+        stream.read_exact(&mut greeting).context("greeting")?;
+        Ok(start.elapsed())
     };
-    let direct = best(&shop.store.pod, SocketAddr::from(([127, 0, 0, 1], 3306)))?;
-    let meshed = best(pod, shop.store(3306))?;
-    let limit = Duration::from_millis(100);
-    ensure!(meshed < direct + limit, "first byte after {meshed:?}, directly after {direct:?}");
+    let direct = first_byte(&shop.store.pod, SocketAddr::from(([127, 0, 0, 1], 3306)))?;
+    let mut tries = Vec::new();
+    wait_for(SOON, "a first byte within 100 ms more than directly", || {
+        let meshed = first_byte(pod, shop.store(3306));
+        let good = meshed.as_ref().is_ok_and(|meshed| *meshed < direct + Duration::from_millis(100));
+        tries.push(meshed);
+        good || tries.len() == 20
+    })?;
+    ensure!(tries.len() < 20, "directly after {direct:?}, through the mesh after {tries:?}");
     Ok(())
 }
 
@@ -369,6 +370,6 @@ fn short_connections(shop: &Shop) -> Result<()> {
     })?;
     // And as many through a load that keeps its connections: both kinds side by side.
     let load = Plan::new(Kind::Http1, target, "store.shop").start(pod)?;
-    load.wait_for_more(500, Duration::from_secs(30))?;
+    load.wait_for_more(500, SOON)?;
     load.stop()?.expect_none_failed(500)
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_lab::{Lab, Mesh, Pod, Workload, wait_for, wait_for_some};
 
 use crate::support::{
-    Test,
+    SOON, Test,
     load::{Kind, Load, Plan},
     long,
     origin::Origin,
@@ -28,7 +28,6 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 const STORE: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
-const SOON: Duration = Duration::from_secs(30);
 
 fn service() -> String {
     Service::new("store").address("10.96.0.10").port(80, 8080, "http").yaml()
@@ -75,7 +74,7 @@ fn short_life(lab: &Lab) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(if long() { 300 } else { 45 });
     while Instant::now() < end {
         for load in &loads {
-            load.wait_for_more(20, Duration::from_secs(20))?;
+            load.wait_for_more(20, SOON)?;
         }
         thread::sleep(Duration::from_millis(200));
     }

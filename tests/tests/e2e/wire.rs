@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use outrigger_lab::{Lab, Mesh, wait_for};
 
 use crate::support::{
-    Test,
+    SOON, Test,
     origin::Origin,
     raw,
     yaml::{Service, policy},
@@ -46,7 +46,7 @@ fn readable(lab: &Lab) -> Result<()> {
     }
     let mut tcp = raw::connect(&web.pod, virtual_address(86))?;
     tcp.write_all(body.as_bytes())?;
-    wait_for(Duration::from_secs(10), "the bytes to arrive", || sink.bytes() == body.len() as u64)?;
+    wait_for(SOON, "the bytes to arrive", || sink.bytes() == body.len() as u64)?;
     let captured = capture.stop()?;
     ensure!(
         captured.bytes > 6 * body.len() as u64,
@@ -62,7 +62,7 @@ fn readable(lab: &Lab) -> Result<()> {
     // The same check with a permissive port and a caller without a sidecar: it has to find them.
     let permissive = "  selector: {app: store}\n  ports: [{port: 8080, mtls: permissive}]\n";
     mesh.write("permissive.yaml", &policy("ServerPolicy", "store", permissive))?;
-    wait_for(Duration::from_secs(10), "plaintext to be taken", || {
+    wait_for(SOON, "plaintext to be taken", || {
         raw::exchange(&bare, direct, post.as_bytes()).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     })?;
     let capture = lab.capture()?;

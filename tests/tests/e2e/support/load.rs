@@ -73,7 +73,7 @@ pub(crate) const MESSAGES: u64 = 10;
 const SHARED: usize = 8;
 const FAILURES_KEPT: usize = 8;
 /// Longer than any answer may take: what hangs has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 impl Plan {
     pub(crate) fn new(kind: Kind, target: SocketAddr, authority: &str) -> Self {

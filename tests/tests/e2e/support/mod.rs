@@ -10,6 +10,9 @@ pub(crate) mod yaml;
 
 pub(crate) use test::{Need, Test, long};
 
+/// How long a test waits for what should come at once: a deadline, not a measure. The machine may be ten times too busy.
+pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(90);
+
 /// Starts a server on a port whose last server has just ended. Another test may be starting a program right now: until
 /// that has replaced itself it holds a copy of the old listener, and the port is taken.
 pub(crate) fn bind_again<T>(mut start: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use outrigger_lab::Pod;
 
 /// For a single read or connect; what takes longer hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A connection out of a pod, with deadlines on everything.
 pub(crate) fn connect(pod: &Pod, target: SocketAddr) -> Result<TcpStream> {
