@@ -1,6 +1,6 @@
 //! Peers whose certificate is wrong: none of the application's bytes get past them, in either direction.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use outrigger_certs::{SpiffeId, TrustDomain, alpn};

@@ -1,6 +1,6 @@
 //! What is readable on the wire between the pods: nothing, unless a port is permissive and the caller has no sidecar.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{io::Write, net::SocketAddr};
 
 use anyhow::{Result, ensure};
 use outrigger_lab::{Lab, Mesh, wait_for};
