@@ -20,7 +20,7 @@ use std::{
 
 use outrigger_proto::spec::{
     self, Backend, BackendKey, Body, Destination, DestinationKey, Endpoint, Key, Protocol, ServicePort,
-    Timeouts,
+    Timeouts, Traffic,
 };
 
 use crate::{
@@ -131,6 +131,8 @@ fn at_listed(index: &Index, endpoint: &config::Endpoint, port: NonZeroU16) -> sp
             identity: endpoint.identity.clone(),
             zone: endpoint.zone.clone(),
             weight: NonZeroU32::MIN,
+            subset: Arc::default(),
+            ready_since: None,
         },
         protocol,
     }
@@ -143,6 +145,8 @@ fn at_workload(index: &Index, workload: &Workload, ip: IpAddr, port: NonZeroU16)
             identity: workload.id.identity.clone(),
             zone: workload.zone.clone(),
             weight: NonZeroU32::MIN,
+            subset: Arc::default(),
+            ready_since: None,
         },
         protocol: protocol_at(index, workload, port),
     }
@@ -158,8 +162,7 @@ pub fn backend(index: &Index, key: &BackendKey) -> Backend {
     let name = ObjectName { namespace: key.namespace.clone(), name: key.name.clone() };
     let Some(service) = index.config().services.get(&name) else { return Backend::default() };
     let Some(port) = service.port(key.port) else { return Backend::default() };
-    let (load_balancer, timeouts) = usage(index, &name, key.port);
-    Backend { endpoints: endpoints(index, service, port), load_balancer, timeouts }
+    Backend { endpoints: endpoints(index, service, port), traffic: Arc::new(usage(index, &name, key.port)) }
 }
 
 fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
@@ -178,6 +181,8 @@ fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
             identity: listed.identity.clone(),
             zone: listed.zone.clone(),
             weight: listed.weight,
+            subset: Arc::default(),
+            ready_since: None,
         };
         found.insert(address, serving.then_some(endpoint));
     }
@@ -191,6 +196,8 @@ fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
                 identity: workload.id.identity.clone(),
                 zone: workload.zone.clone(),
                 weight: NonZeroU32::MIN,
+                subset: Arc::default(),
+                ready_since: None,
             })
         });
     }
@@ -198,7 +205,7 @@ fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
 }
 
 /// The policy for the port goes before the one for the whole service, field by field.
-fn usage(index: &Index, service: &ObjectName, port: NonZeroU16) -> (spec::LoadBalancer, Timeouts) {
+fn usage(index: &Index, service: &ObjectName, port: NonZeroU16) -> Traffic {
     let policies = || index.config().traffic.values().filter(|policy| policy.service == *service);
     let layers: Vec<_> = [Some(port), None]
         .into_iter()
@@ -209,6 +216,8 @@ fn usage(index: &Index, service: &ObjectName, port: NonZeroU16) -> (spec::LoadBa
         connect: layers.iter().find_map(|policy| policy.connect_timeout).unwrap_or(default.connect),
         request: layers.iter().find_map(|policy| policy.request_timeout).unwrap_or(default.request),
         idle: layers.iter().find_map(|policy| policy.idle_timeout).unwrap_or(default.idle),
+        ..default
     };
-    (layers.iter().find_map(|policy| policy.load_balancer).unwrap_or_default(), timeouts)
+    let load_balancer = layers.iter().find_map(|policy| policy.load_balancer.clone()).unwrap_or_default();
+    Traffic { load_balancer, timeouts, ..Traffic::default() }
 }

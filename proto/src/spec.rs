@@ -10,15 +10,29 @@ pub mod backend;
 pub mod destination;
 pub mod inbound;
 pub mod key;
+pub mod observe;
+pub mod rate_limit;
+pub mod status;
+pub mod traffic;
 pub mod update;
 
-pub use backend::{Backend, Endpoint, LoadBalancer, Timeouts};
+pub use backend::{Backend, Endpoint};
 pub use destination::{
     Destination, HeaderMatch, HeaderValueMatch, PathMatch, Route, RouteMatch, ServicePort, WeightedBackend,
     Workload,
 };
 pub use inbound::{
-    Action, AuthorizationPolicy, AuthorizationRule, EgressPolicy, Inbound, InboundPort, MtlsMode, Protocol,
+    Action, AuthorizationPolicy, AuthorizationRule, EgressPolicy, Inbound, InboundPort, MtlsMode, PortLimits,
+    Protocol, ServerBulkhead,
 };
 pub use key::{Authority, BackendKey, DestinationKey, Key, KeyError};
+pub use observe::{Cause, Circuit, Demand, Fleet, Guidance, Observations, Outcome, Share, Transition};
+pub use rate_limit::{RateAlgorithm, RateKey, RateLimit, Scope};
+pub use status::StatusRange;
+pub use traffic::{
+    Adaptive, Algorithm, Answer, Backoff, Bulkhead, Cache, CheckKind, Ejection, FailurePercentage, Failures,
+    Fallback, FallbackOn, FallbackTo, HashOn, HealthCheck, HedgeDelay, Hedging, LatencyOutlier, Limits,
+    LoadBalancer, LoneOpinion, OutlierEjection, Queue, Retries, RetryBudget, RetryOn, Subset, SuccessRate,
+    Table, Timeouts, Traffic, ZonePreference,
+};
 pub use update::{Body, FieldError, Held, Hello, Resource, Serve, State, Trust, Update};

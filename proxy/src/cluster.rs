@@ -140,7 +140,7 @@ impl Clusters {
             endpoint.users.set(endpoint.users.get() + 1);
         }
         let weights: Vec<NonZeroU32> = backend.endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        let picker = Picker::new(backend.load_balancer, &weights, &mut *worker.rng());
+        let picker = Picker::new(&backend.traffic.load_balancer.algorithm, &weights, &mut *worker.rng());
         let old = self.remove(key);
         let (budget, label) = match &old {
             Some(old) => (Rc::clone(&old.budget), Rc::clone(&old.label)),

@@ -157,7 +157,7 @@ impl Departure {
         let destination = snapshot.destination(&self.key).map_or(destination, Arc::as_ref);
         let Chosen { cluster, .. } = route::connection(&self.worker, &snapshot, &self.key, destination)?;
         drop(snapshot);
-        let timeouts = cluster.backend.timeouts;
+        let timeouts = cluster.backend.traffic.timeouts;
         let mut tried = Tried::default();
         let mut last = None;
         for attempt in 1..=limits::MAX_ATTEMPTS {
@@ -343,7 +343,7 @@ async fn forward(
     }
     exchange.answer_begins(head.status.as_u16(), hold, now());
     if let (Some(caller_half), Some(upstream_half)) = (caller_half, upstream_half) {
-        let idle = chosen.cluster.backend.timeouts.idle;
+        let idle = chosen.cluster.backend.traffic.timeouts.idle;
         upgrade::join(Rc::clone(exchange), caller_half, upstream_half, idle, pending());
         return Ok(Response::from_parts(head, ResponseBody::none()));
     }
@@ -373,34 +373,34 @@ async fn send(
         exchange.routed.borrow_mut().peer = Some(endpoint.spec.identity.clone());
         let load = InFlight::new(&endpoint, dispatched);
         let connections = endpoint.connections(caller.http2);
-        let (failure, error, unsent) = match connections.lease(worker, cluster.backend.timeouts.connect).await
-        {
-            Err(error) => {
-                tried.add(index);
-                (Failure::Unsent, error, Some(request))
-            }
-            Ok(lease) => match lease.send(request).await {
-                Ok(response) => match refused_there(&response, copy.is_some()) {
-                    None => {
-                        load.answered(now());
-                        return Ok((response, Hold { lease: Some(lease), load: Some(load) }));
-                    }
-                    Some((failure, reason)) => {
-                        tried.add(index);
-                        let address = endpoint.spec.address;
-                        (failure, Error::Elsewhere { address, reason }, None)
+        let (failure, error, unsent) =
+            match connections.lease(worker, cluster.backend.traffic.timeouts.connect).await {
+                Err(error) => {
+                    tried.add(index);
+                    (Failure::Unsent, error, Some(request))
+                }
+                Ok(lease) => match lease.send(request).await {
+                    Ok(response) => match refused_there(&response, copy.is_some()) {
+                        None => {
+                            load.answered(now());
+                            return Ok((response, Hold { lease: Some(lease), load: Some(load) }));
+                        }
+                        Some((failure, reason)) => {
+                            tried.add(index);
+                            let address = endpoint.spec.address;
+                            (failure, Error::Elsewhere { address, reason }, None)
+                        }
+                    },
+                    Err(unanswered) => {
+                        // An idle connection that was closed says nothing about its endpoint.
+                        if lease.fresh {
+                            tried.add(index);
+                        }
+                        let (failure, error) = unanswered.explain(&lease);
+                        (failure, error, unanswered.request)
                     }
                 },
-                Err(unanswered) => {
-                    // An idle connection that was closed says nothing about its endpoint.
-                    if lease.fresh {
-                        tried.add(index);
-                    }
-                    let (failure, error) = unanswered.explain(&lease);
-                    (failure, error, unanswered.request)
-                }
-            },
-        };
+            };
         load.failed(now());
         let next = match error.reason().retry() {
             Retry::Never => return Err(error),

@@ -172,7 +172,7 @@ impl Rig {
     }
 
     pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.backend.timeouts = timeouts;
+        Arc::make_mut(&mut self.backend.traffic).timeouts = timeouts;
         self.configure();
     }
 
@@ -207,7 +207,14 @@ impl Server {
 }
 
 pub(crate) fn endpoint(address: SocketAddr, name: &str) -> Endpoint {
-    Endpoint { address, identity: identity(name), zone: "".into(), weight: NonZeroU32::MIN }
+    Endpoint {
+        address,
+        identity: identity(name),
+        zone: "".into(),
+        weight: NonZeroU32::MIN,
+        subset: "".into(),
+        ready_since: None,
+    }
 }
 
 fn publish(worker: &Worker, version: u64, bodies: Vec<Body>) {

@@ -152,7 +152,7 @@ fn what_names_and_addresses_mean() {
 fn endpoints_of(index: &Index, key: &str) -> Vec<String> {
     let Key::Backend(key) = key.parse().unwrap() else { panic!("{key} is not a backend") };
     let describe = |endpoint: &Endpoint| {
-        let Endpoint { address, identity, zone, weight } = endpoint;
+        let Endpoint { address, identity, zone, weight, .. } = endpoint;
         format!("{address} {} {zone} {weight}", identity.service_account())
     };
     backend(index, &key).endpoints.iter().map(describe).collect()
@@ -377,15 +377,16 @@ fn traffic_policies_go_field_by_field() {
     );
     let seconds = |key: &str| {
         let Key::Backend(key) = key.parse().unwrap() else { unreachable!() };
-        let Backend { load_balancer, timeouts, .. } = backend(&mesh, &key);
+        let traffic = backend(&mesh, &key).traffic;
+        let timeouts = traffic.timeouts;
         (
-            load_balancer,
+            traffic.load_balancer.algorithm.clone(),
             timeouts.connect.as_secs(),
             timeouts.request.map(|it| it.as_secs()),
             timeouts.idle.map(|it| it.as_secs()),
         )
     };
-    use outrigger_proto::spec::LoadBalancer::{PeakEwma, RoundRobin};
+    use outrigger_proto::spec::Algorithm::{PeakEwma, RoundRobin};
     assert_eq!(seconds("backend/shop/orders:80"), (RoundRobin, 1, Some(2), Some(3600)));
     assert_eq!(seconds("backend/shop/orders:9000"), (RoundRobin, 1, None, Some(3600)));
     assert_eq!(seconds("backend/shop/none:80"), (PeakEwma, 5, Some(30), Some(3600)));

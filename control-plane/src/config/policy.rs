@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 
 use outrigger_proto::{
     limits::{MAX_CALLERS, MAX_RULES},
-    spec::{Action, AuthorizationRule, EgressPolicy, LoadBalancer, MtlsMode, Protocol},
+    spec::{self, Action, AuthorizationRule, EgressPolicy, LoadBalancer, MtlsMode, Protocol},
 };
 
 use super::{
@@ -123,11 +123,14 @@ pub(super) fn traffic(
     Some(TrafficPolicy {
         service,
         port,
-        load_balancer: load_balancer.map(|load_balancer| match load_balancer.algorithm {
-            Algorithm::PeakEwma => LoadBalancer::PeakEwma,
-            Algorithm::LeastRequest => LoadBalancer::LeastRequest,
-            Algorithm::RoundRobin => LoadBalancer::RoundRobin,
-            Algorithm::Random => LoadBalancer::Random,
+        load_balancer: load_balancer.map(|load_balancer| LoadBalancer {
+            algorithm: match load_balancer.algorithm {
+                Algorithm::PeakEwma => spec::Algorithm::PeakEwma,
+                Algorithm::LeastRequest => spec::Algorithm::LeastRequest,
+                Algorithm::RoundRobin => spec::Algorithm::RoundRobin,
+                Algorithm::Random => spec::Algorithm::Random,
+            },
+            ..LoadBalancer::default()
         }),
         connect_timeout: connect,
         request_timeout: request.map(unlimited),

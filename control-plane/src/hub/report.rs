@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use outrigger_proto::spec::{BackendKey, Endpoint, LoadBalancer, Protocol, Serve};
+use outrigger_proto::spec::{BackendKey, Endpoint, Protocol, Serve, Traffic};
 use serde::Serialize;
 
 use super::{Hub, Inner, Taken};
@@ -78,7 +78,7 @@ pub struct PortReport {
     pub port: NonZeroU16,
     pub name: Arc<str>,
     pub protocol: Protocol,
-    pub load_balancer: LoadBalancer,
+    pub traffic: Arc<Traffic>,
     pub routes: Vec<Arc<str>>,
     pub endpoints: Vec<Endpoint>,
 }
@@ -277,7 +277,7 @@ impl Inner {
             port: port.port,
             name: port.name.clone(),
             protocol: port.protocol,
-            load_balancer: backend.load_balancer,
+            traffic: Arc::clone(&backend.traffic),
             routes: routes.map(|route| route.name.to_string().into()).collect(),
             endpoints: backend.endpoints,
         }

@@ -66,7 +66,7 @@ impl World {
             Key::Backend(name) => {
                 let number: u16 = name.name[1..].parse().unwrap();
                 let mut backend = Backend::default();
-                backend.timeouts.connect = std::time::Duration::from_secs(
+                Arc::make_mut(&mut backend.traffic).timeouts.connect = std::time::Duration::from_secs(
                     1 + u64::from(self.backends.get(&number).copied().unwrap_or(0)),
                 );
                 Body::Backend(name.clone(), Arc::new(backend))

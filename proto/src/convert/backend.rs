@@ -1,12 +1,12 @@
 //! Backends and endpoints.
 
-use std::{collections::HashSet, net::SocketAddr, num::NonZeroU32};
+use std::{collections::HashSet, net::SocketAddr, num::NonZeroU32, sync::Arc};
 
 use super::fields::{Fields, milliseconds};
 use crate::{
     limits::MAX_ENDPOINTS,
     pb,
-    spec::{Backend, Endpoint, LoadBalancer, Timeouts},
+    spec::{Algorithm, Backend, Endpoint, LoadBalancer, Timeouts, Traffic},
 };
 
 pub(super) fn from_pb(fields: &mut Fields, from: pb::Backend) -> Backend {
@@ -23,18 +23,17 @@ pub(super) fn from_pb(fields: &mut Fields, from: pb::Backend) -> Backend {
     let load_balancer = fields.at("load_balancer", |fields| {
         fields.kind(from.load_balancer, |kind| match kind {
             pb::LoadBalancer::Unspecified => None,
-            pb::LoadBalancer::PeakEwma => Some(LoadBalancer::PeakEwma),
-            pb::LoadBalancer::LeastRequest => Some(LoadBalancer::LeastRequest),
-            pb::LoadBalancer::RoundRobin => Some(LoadBalancer::RoundRobin),
-            pb::LoadBalancer::Random => Some(LoadBalancer::Random),
+            pb::LoadBalancer::PeakEwma => Some(Algorithm::PeakEwma),
+            pb::LoadBalancer::LeastRequest => Some(Algorithm::LeastRequest),
+            pb::LoadBalancer::RoundRobin => Some(Algorithm::RoundRobin),
+            pb::LoadBalancer::Random => Some(Algorithm::Random),
         })
     });
     let timeouts = fields.at("timeouts", |fields| from.timeouts.map(|from| timeouts_from_pb(fields, from)));
-    Backend {
-        endpoints,
-        load_balancer: load_balancer.unwrap_or_default(),
-        timeouts: timeouts.unwrap_or_default(),
-    }
+    let load_balancer =
+        LoadBalancer { algorithm: load_balancer.unwrap_or_default(), ..LoadBalancer::default() };
+    let traffic = Traffic { load_balancer, timeouts: timeouts.unwrap_or_default(), ..Traffic::default() };
+    Backend { endpoints, traffic: Arc::new(traffic) }
 }
 
 pub(super) fn endpoint_from_pb(fields: &mut Fields, from: &pb::Endpoint) -> Option<Endpoint> {
@@ -50,7 +49,14 @@ pub(super) fn endpoint_from_pb(fields: &mut Fields, from: &pb::Endpoint) -> Opti
     let identity = fields.at("identity", |fields| fields.parse(&from.identity));
     let zone = fields.at("zone", |fields| fields.text(&from.zone));
     let weight = fields.at("weight", |fields| weight(fields, from.weight));
-    Some(Endpoint { address: address?, identity: identity?, zone, weight: weight? })
+    Some(Endpoint {
+        address: address?,
+        identity: identity?,
+        zone,
+        weight: weight?,
+        subset: Arc::default(),
+        ready_since: None,
+    })
 }
 
 pub(super) fn weight(fields: &mut Fields, weight: u32) -> Option<NonZeroU32> {
@@ -72,23 +78,24 @@ fn timeouts_from_pb(fields: &mut Fields, from: pb::Timeouts) -> Timeouts {
         connect: connect.unwrap_or_else(|| Timeouts::default().connect),
         request: fields.at("request_ms", |fields| fields.timeout(from.request_ms)),
         idle: fields.at("idle_ms", |fields| fields.timeout(from.idle_ms)),
+        ..Timeouts::default()
     }
 }
 
 pub(super) fn to_pb(from: &Backend) -> pb::Backend {
-    let load_balancer = match from.load_balancer {
-        LoadBalancer::PeakEwma => pb::LoadBalancer::PeakEwma,
-        LoadBalancer::LeastRequest => pb::LoadBalancer::LeastRequest,
-        LoadBalancer::RoundRobin => pb::LoadBalancer::RoundRobin,
-        LoadBalancer::Random => pb::LoadBalancer::Random,
+    let load_balancer = match from.traffic.load_balancer.algorithm {
+        Algorithm::PeakEwma | Algorithm::Consistent(..) => pb::LoadBalancer::PeakEwma,
+        Algorithm::LeastRequest => pb::LoadBalancer::LeastRequest,
+        Algorithm::RoundRobin => pb::LoadBalancer::RoundRobin,
+        Algorithm::Random => pb::LoadBalancer::Random,
     };
     pb::Backend {
         endpoints: from.endpoints.iter().map(endpoint_to_pb).collect(),
         load_balancer: load_balancer.into(),
         timeouts: Some(pb::Timeouts {
-            connect_ms: milliseconds(Some(from.timeouts.connect)),
-            request_ms: milliseconds(from.timeouts.request),
-            idle_ms: milliseconds(from.timeouts.idle),
+            connect_ms: milliseconds(Some(from.traffic.timeouts.connect)),
+            request_ms: milliseconds(from.traffic.timeouts.request),
+            idle_ms: milliseconds(from.traffic.timeouts.idle),
         }),
     }
 }

@@ -44,7 +44,7 @@ fn port_from_pb(fields: &mut Fields, from: pb::InboundPort) -> Option<(NonZeroU1
             pb::MtlsMode::Permissive => Some(MtlsMode::Permissive),
         })
     });
-    Some((port?, InboundPort { protocol: protocol?, mtls: mtls? }))
+    Some((port?, InboundPort { protocol: protocol?, mtls: mtls?, limits: None }))
 }
 
 pub(super) fn protocol(fields: &mut Fields, number: i32) -> Option<Protocol> {

@@ -50,19 +50,32 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
-    (address(), identity(), prop_oneof![Just(Arc::from("")), text()], weight())
-        .prop_map(|(address, identity, zone, weight)| Endpoint { address, identity, zone, weight })
+    (address(), identity(), prop_oneof![Just(Arc::from("")), text()], weight()).prop_map(
+        |(address, identity, zone, weight)| Endpoint {
+            address,
+            identity,
+            zone,
+            weight,
+            subset: Arc::from(""),
+            ready_since: None,
+        },
+    )
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
-    use LoadBalancer::*;
-    let load_balancer = select(vec![PeakEwma, LeastRequest, RoundRobin, Random]);
-    (vec(endpoint(), 0..6), load_balancer, timeout(), timeout(), timeout()).prop_map(
-        |(mut endpoints, load_balancer, connect, request, idle)| {
+    use Algorithm::*;
+    let algorithm = select(vec![PeakEwma, LeastRequest, RoundRobin, Random]);
+    (vec(endpoint(), 0..6), algorithm, timeout(), timeout(), timeout()).prop_map(
+        |(mut endpoints, algorithm, connect, request, idle)| {
             endpoints.sort_by_key(|endpoint| endpoint.address);
             endpoints.dedup_by_key(|endpoint| endpoint.address);
             let connect = connect.unwrap_or(Duration::from_millis(1));
-            Backend { endpoints, load_balancer, timeouts: Timeouts { connect, request, idle } }
+            let load_balancer = LoadBalancer { algorithm, ..LoadBalancer::default() };
+            let timeouts = Timeouts { connect, request, idle, ..Timeouts::default() };
+            Backend {
+                endpoints,
+                traffic: Arc::new(Traffic { load_balancer, timeouts, ..Traffic::default() }),
+            }
         },
     )
 }
@@ -115,7 +128,8 @@ fn destination() -> impl Strategy<Value = Destination> {
 
 fn inbound() -> impl Strategy<Value = Inbound> {
     let mtls = select(vec![MtlsMode::Strict, MtlsMode::Permissive]);
-    let inbound_port = (protocol(), mtls).prop_map(|(protocol, mtls)| InboundPort { protocol, mtls });
+    let inbound_port =
+        (protocol(), mtls).prop_map(|(protocol, mtls)| InboundPort { protocol, mtls, limits: None });
     let rule = (vec(identity(), 0..3), vec(text(), 0..3), vec(port(), 0..3))
         .prop_map(|(identities, namespaces, ports)| AuthorizationRule { identities, namespaces, ports });
     let action = select(vec![Action::Allow, Action::Deny, Action::Audit]);

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 use outrigger_certs::SpiffeId;
 use serde::Serialize;
 
+use super::{Adaptive, Limits, Queue, RateLimit};
+
 /// Policy of the workload that holds it. The default is the safe one: every port detected, strict mTLS, every
 /// authenticated caller allowed, egress allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -15,10 +17,32 @@ pub struct Inbound {
     pub egress: EgressPolicy,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InboundPort {
     pub protocol: Protocol,
     pub mtls: MtlsMode,
+    /// `None`: no limits but the proxy's own.
+    pub limits: Option<Arc<PortLimits>>,
+}
+
+/// What protects the application behind a port from its callers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PortLimits {
+    pub bulkhead: Option<ServerBulkhead>,
+    /// All of them must admit a request.
+    pub rate_limits: Vec<RateLimit>,
+}
+
+/// How much of the application its callers may occupy. Waiting callers take turns, so that none starves another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ServerBulkhead {
+    /// All callers together.
+    pub total: Limits,
+    /// Each caller's identity; those without one count as one.
+    pub per_caller: Limits,
+    pub queue: Option<Queue>,
+    /// Moves the total of requests by what latency says. It then ignores `total.requests`.
+    pub adaptive: Option<Adaptive>,
 }
 
 /// What an application speaks on a port.

@@ -27,7 +27,7 @@ use outrigger_core::{
     route::{CompiledRoute, RequestView, find},
 };
 use outrigger_proto::spec::{
-    Action, AuthorizationPolicy, AuthorizationRule, LoadBalancer, MtlsMode, PathMatch, Route, RouteMatch,
+    Action, Algorithm, AuthorizationPolicy, AuthorizationRule, MtlsMode, PathMatch, Route, RouteMatch,
     WeightedBackend,
 };
 use rand::{SeedableRng, rngs::SmallRng};
@@ -177,14 +177,14 @@ fn balancing(bench: &Bench, now: Instant) {
     let mut loads = vec![load; 1000];
     let later = now + Duration::from_millis(3);
     for (policy, uneven) in [
-        (LoadBalancer::PeakEwma, false),
-        (LoadBalancer::PeakEwma, true),
-        (LoadBalancer::LeastRequest, false),
-        (LoadBalancer::RoundRobin, true),
+        (Algorithm::PeakEwma, false),
+        (Algorithm::PeakEwma, true),
+        (Algorithm::LeastRequest, false),
+        (Algorithm::RoundRobin, true),
     ] {
         let weights: Vec<_> =
             (0..1000_u32).map(|n| NonZeroU32::MIN.saturating_add(if uneven { n % 7 } else { 0 })).collect();
-        let mut picker = Picker::new(policy, &weights, &mut rng);
+        let mut picker = Picker::new(&policy, &weights, &mut rng);
         let name = format!("pick of 1,000: {policy:?}{}", if uneven { ", weighted" } else { "" });
         bench.row(&name, || {
             black_box(picker.pick(&loads[..], |_| true, &mut rng, later));

@@ -18,7 +18,7 @@
 
 use std::{cmp::Ordering, collections::BinaryHeap, num::NonZeroU32, time::Instant};
 
-use outrigger_proto::spec::LoadBalancer;
+use outrigger_proto::spec::Algorithm;
 use rand_core::Rng;
 
 pub mod ewma;
@@ -80,20 +80,20 @@ struct Turn {
 }
 
 impl Picker {
-    pub fn new(policy: LoadBalancer, weights: &[NonZeroU32], rng: &mut impl Rng) -> Self {
+    pub fn new(policy: &Algorithm, weights: &[NonZeroU32], rng: &mut impl Rng) -> Self {
         let uneven = weights.windows(2).any(|pair| pair[0] != pair[1]);
         let method = match policy {
-            LoadBalancer::PeakEwma => Method::TwoChoices(Measure::Ewma),
-            LoadBalancer::LeastRequest => Method::TwoChoices(Measure::InFlight),
-            LoadBalancer::Random => Method::Random,
-            LoadBalancer::RoundRobin if uneven => {
+            Algorithm::PeakEwma => Method::TwoChoices(Measure::Ewma),
+            Algorithm::LeastRequest => Method::TwoChoices(Measure::InFlight),
+            Algorithm::Random | Algorithm::Consistent(..) => Method::Random,
+            Algorithm::RoundRobin if uneven => {
                 let turns = weights.iter().enumerate().map(|(index, weight)| Turn {
                     at: unit(rng) / f64::from(weight.get()),
                     index: index as u32,
                 });
                 Method::WeightedRoundRobin { turns: turns.collect() }
             }
-            LoadBalancer::RoundRobin => Method::RoundRobin { next: below(weights.len().max(1), rng) },
+            Algorithm::RoundRobin => Method::RoundRobin { next: below(weights.len().max(1), rng) },
         };
         let weights_table = uneven.then(|| Weights::new(weights));
         Self { endpoints: weights.len(), method, weights: weights_table }

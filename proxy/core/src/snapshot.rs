@@ -255,7 +255,7 @@ impl CompiledInbound {
     /// The declaration of a port, or the default (detected, strict).
     pub fn port(&self, port: u16) -> InboundPort {
         let declared = NonZeroU16::new(port).and_then(|port| self.spec.ports.get(&port));
-        declared.copied().unwrap_or_default()
+        declared.cloned().unwrap_or_default()
     }
 }
 

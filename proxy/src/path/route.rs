@@ -113,7 +113,7 @@ pub fn request(
         let route = route::find(&service.routes, &view).ok_or(Error::NoRoute)?;
         let backend = route.choose(worker.rng().next_u64());
         let cluster = backend_cluster(worker, snapshot, backend)?;
-        let timeout = route.spec().request_timeout.or(cluster.backend.timeouts.request);
+        let timeout = route.spec().request_timeout.or(cluster.backend.traffic.timeouts.request);
         return Ok(Chosen { timeout, route: Some(Arc::clone(route.spec())), cluster });
     }
     connection(worker, snapshot, key, destination)
@@ -131,7 +131,7 @@ pub fn connection(
         Target::Workload { backend, .. } => workload_cluster(worker, key, backend)?,
         Target::External => return Err(Error::Internal("a destination outside the mesh has no backend")),
     };
-    Ok(Chosen { timeout: cluster.backend.timeouts.request, route: None, cluster })
+    Ok(Chosen { timeout: cluster.backend.traffic.timeouts.request, route: None, cluster })
 }
 
 fn backend_cluster(

@@ -214,7 +214,7 @@ fn plaintext_is_refused_where_mtls_is_strict() {
 fn plaintext_passes_where_it_is_permitted_without_an_identity() {
     run(|| async {
         let mut rig = Rig::new(Protocol::Http, 1).await;
-        let declared = InboundPort { protocol: Protocol::Detect, mtls: MtlsMode::Permissive };
+        let declared = InboundPort { protocol: Protocol::Detect, mtls: MtlsMode::Permissive, limits: None };
         rig.servers[0].declare(declared);
         let mut caller = tokio::net::TcpStream::connect(rig.servers[0].mesh).await.unwrap();
         write(&mut caller, "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: By=me\r\n\r\n").await;

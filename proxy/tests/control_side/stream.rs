@@ -42,6 +42,8 @@ fn backend(endpoints: u32) -> Resource {
         identity: SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").unwrap(),
         zone: "a-place-with-a-name".into(),
         weight: NonZeroU32::MIN,
+        subset: "".into(),
+        ready_since: None,
     };
     let backend = Backend { endpoints: (1..=endpoints).map(endpoint).collect(), ..Backend::default() };
     convert::resource(&Body::Backend(backend_key(), Arc::new(backend)))

@@ -5,8 +5,8 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 
-const ALL: [LoadBalancer; 4] =
-    [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
+const ALL: [Algorithm; 4] =
+    [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random];
 
 fn weights(weights: &[u32]) -> Vec<NonZeroU32> {
     weights.iter().map(|weight| NonZeroU32::new(*weight).unwrap()).collect()
@@ -20,7 +20,7 @@ fn warm(count: usize, now: Instant) -> Vec<Load> {
 }
 
 /// How many of `picks` went where, if nothing is ever in flight.
-fn idle_shares(policy: LoadBalancer, given: &[u32], picks: usize) -> Vec<f64> {
+fn idle_shares(policy: &Algorithm, given: &[u32], picks: usize) -> Vec<f64> {
     let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(7));
     let loads = warm(given.len(), now);
     let mut picker = Picker::new(policy, &weights(given), &mut rng);
@@ -36,7 +36,7 @@ fn equal_endpoints_share_by_weight() {
     for policy in ALL {
         for given in [&[1, 1, 1, 1][..], &[1, 9], &[5, 3, 2], &[1, 1, 98], &[7, 7]] {
             let total: u32 = given.iter().sum();
-            for (share, weight) in idle_shares(policy, given, 40_000).into_iter().zip(given) {
+            for (share, weight) in idle_shares(&policy, given, 40_000).into_iter().zip(given) {
                 let want = f64::from(*weight) / f64::from(total);
                 assert!((share - want).abs() < 0.01, "{policy:?} {given:?}: {share} instead of {want}");
             }
@@ -47,9 +47,9 @@ fn equal_endpoints_share_by_weight() {
 #[test]
 fn a_closed_loop_settles_in_proportion_to_the_weights() {
     let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(7));
-    for policy in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest] {
+    for policy in [Algorithm::PeakEwma, Algorithm::LeastRequest] {
         let mut loads = warm(2, now);
-        let mut picker = Picker::new(policy, &weights(&[3, 1]), &mut rng);
+        let mut picker = Picker::new(&policy, &weights(&[3, 1]), &mut rng);
         for _ in 0..400 {
             let chosen = picker.pick(&loads[..], |_| true, &mut rng, now).unwrap();
             loads[chosen].on_dispatch(now);
@@ -64,7 +64,7 @@ fn turns_are_exact() {
     let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(1));
     let loads = warm(3, now);
     for given in [[1, 1, 1], [1, 2, 3]] {
-        let mut picker = Picker::new(LoadBalancer::RoundRobin, &weights(&given), &mut rng);
+        let mut picker = Picker::new(&Algorithm::RoundRobin, &weights(&given), &mut rng);
         let mut counts = [0; 3];
         for _ in 0..given.iter().sum::<u32>() * 10 {
             counts[picker.pick(&loads[..], |_| true, &mut rng, now).unwrap()] += 1;
@@ -81,7 +81,7 @@ fn round_robin_does_not_begin_at_the_same_place_everywhere() {
     let loads = warm(8, now);
     let first = |seed, given: &[u32]| {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut picker = Picker::new(LoadBalancer::RoundRobin, &weights(given), &mut rng);
+        let mut picker = Picker::new(&Algorithm::RoundRobin, &weights(given), &mut rng);
         picker.pick(&loads[..], |_| true, &mut rng, now).unwrap()
     };
     for given in [[1; 8], [2, 1, 1, 1, 1, 1, 1, 1]] {
@@ -95,7 +95,7 @@ fn the_slow_and_the_busy_get_little_and_the_new_gets_one_probe() {
     let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(3));
     let mut loads = warm(10, now);
     loads[0].on_response(Duration::from_millis(50), now);
-    let mut picker = Picker::new(LoadBalancer::PeakEwma, &weights(&[1; 10]), &mut rng);
+    let mut picker = Picker::new(&Algorithm::PeakEwma, &weights(&[1; 10]), &mut rng);
     let mut slow = 0;
     for _ in 0..1000 {
         slow += usize::from(picker.pick(&loads[..], |_| true, &mut rng, now) == Some(0));
@@ -113,9 +113,9 @@ fn the_slow_and_the_busy_get_little_and_the_new_gets_one_probe() {
 fn nothing_comes_from_nothing() {
     let (now, mut rng) = (crate::testing::start(), StdRng::seed_from_u64(3));
     for policy in ALL {
-        let mut picker = Picker::new(policy, &[], &mut rng);
+        let mut picker = Picker::new(&policy, &[], &mut rng);
         assert_eq!(picker.pick(&[][..], |_| true, &mut rng, now), None);
-        let mut picker = Picker::new(policy, &weights(&[4]), &mut rng);
+        let mut picker = Picker::new(&policy, &weights(&[4]), &mut rng);
         let loads = warm(1, now);
         assert_eq!(picker.pick(&loads[..], |_| true, &mut rng, now), Some(0));
         assert_eq!(picker.pick(&loads[..], |_| false, &mut rng, now), None);
@@ -135,7 +135,7 @@ proptest! {
         for (load, (_, _, busy)) in loads.iter_mut().zip(&given) {
             (0..*busy).for_each(|_| load.on_dispatch(now));
         }
-        let mut picker = Picker::new(policy, &weights(&given_weights), &mut rng);
+        let mut picker = Picker::new(&policy, &weights(&given_weights), &mut rng);
         let any = given.iter().any(|(_, usable, _)| *usable);
         for _ in 0..20 {
             let chosen = picker.pick(&loads[..], |index| given[index].1, &mut rng, now);

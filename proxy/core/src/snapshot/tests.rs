@@ -31,6 +31,8 @@ fn endpoint(address: &str) -> Endpoint {
         identity: SpiffeId::new(&domain(), "shop", "orders").unwrap(),
         zone: "a".into(),
         weight: NonZeroU32::MIN,
+        subset: "".into(),
+        ready_since: None,
     }
 }
 
@@ -256,14 +258,17 @@ fn what_is_held_makes_the_same_snapshot_again() {
 
 #[test]
 fn undeclared_ports_are_detected_and_strict() {
-    let declared = InboundPort { protocol: Protocol::Http2, mtls: MtlsMode::Permissive };
-    let ports = [(NonZeroU16::new(8080).unwrap(), declared)].into();
+    let declared = InboundPort { protocol: Protocol::Http2, mtls: MtlsMode::Permissive, limits: None };
+    let ports = [(NonZeroU16::new(8080).unwrap(), declared.clone())].into();
     let spec = Inbound { ports, ..Inbound::default() };
     let body = Body::Inbound(Arc::new(spec));
     let snapshot = Snapshot::default().apply(update(vec![resource("1", body)], &[])).unwrap();
     let inbound = snapshot.inbound().unwrap();
     assert_eq!(inbound.port(8080), declared);
-    assert_eq!(inbound.port(8081), InboundPort { protocol: Protocol::Detect, mtls: MtlsMode::Strict });
+    assert_eq!(
+        inbound.port(8081),
+        InboundPort { protocol: Protocol::Detect, mtls: MtlsMode::Strict, limits: None }
+    );
     assert_eq!(inbound.port(0).mtls, MtlsMode::Strict);
 }
 

@@ -25,6 +25,8 @@ fn endpoint(port: u16) -> Endpoint {
         address: ([10, 77, 0, 3], port).into(),
         identity: SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").unwrap(),
         zone: "".into(),
+        subset: "".into(),
+        ready_since: None,
         weight: std::num::NonZeroU32::MIN,
     }
 }
