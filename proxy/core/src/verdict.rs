@@ -57,6 +57,20 @@ pub enum Reason {
     UpstreamProtocol,
     /// No answer within the request timeout.
     RequestTimeout,
+    /// Every endpoint of the upstream is ejected, so none is asked.
+    AllEjected,
+    /// The limit of a bulkhead is reached and its queue, if it has one, is full.
+    BulkheadFull,
+    /// A bulkhead's queue did not admit it in time.
+    QueueTimeout,
+    /// A rate limit admits no more for now.
+    RateLimited,
+    /// The time that the caller itself gave is over.
+    DeadlineExceeded,
+    /// The timeout of an attempt ran out and no attempt was left.
+    ResponseTimeout,
+    /// Nothing moved in either direction for the stream's idle time.
+    StreamIdle,
     /// A fault in the proxy itself.
     Internal,
 }
@@ -93,7 +107,7 @@ pub struct GrpcStatus(u8);
 
 impl Reason {
     /// Every reason, in the order of their declaration: `ALL[reason as usize] == reason`.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 31] = [
         Self::Denied,
         Self::MtlsRequired,
         Self::HandshakeFailed,
@@ -117,6 +131,13 @@ impl Reason {
         Self::UpstreamReset,
         Self::UpstreamProtocol,
         Self::RequestTimeout,
+        Self::AllEjected,
+        Self::BulkheadFull,
+        Self::QueueTimeout,
+        Self::RateLimited,
+        Self::DeadlineExceeded,
+        Self::ResponseTimeout,
+        Self::StreamIdle,
         Self::Internal,
     ];
 
@@ -146,6 +167,13 @@ impl Reason {
             Self::UpstreamReset => "upstream-reset",
             Self::UpstreamProtocol => "upstream-protocol",
             Self::RequestTimeout => "request-timeout",
+            Self::AllEjected => "all-ejected",
+            Self::BulkheadFull => "bulkhead-full",
+            Self::QueueTimeout => "queue-timeout",
+            Self::RateLimited => "rate-limited",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::ResponseTimeout => "response-timeout",
+            Self::StreamIdle => "stream-idle",
             Self::Internal => "internal",
         }
     }
@@ -163,6 +191,7 @@ impl Reason {
             Self::CallerTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
             Self::IdentityMismatch
@@ -174,8 +203,15 @@ impl Reason {
             | Self::NotReady
             | Self::Draining
             | Self::Overloaded
-            | Self::ConnectFailed => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            | Self::ConnectFailed
+            | Self::AllEjected
+            | Self::BulkheadFull
+            | Self::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout
+            | Self::RequestTimeout
+            | Self::DeadlineExceeded
+            | Self::ResponseTimeout
+            | Self::StreamIdle => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
         }
     }
@@ -187,8 +223,17 @@ impl Reason {
             Self::MtlsRequired | Self::HandshakeFailed => GrpcStatus::UNAUTHENTICATED,
             Self::NoRoute | Self::Unsupported => GrpcStatus::UNIMPLEMENTED,
             Self::Loop => GrpcStatus::FAILED_PRECONDITION,
-            Self::HeadersTooLarge | Self::UriTooLong | Self::Overloaded => GrpcStatus::RESOURCE_EXHAUSTED,
-            Self::CallerTimeout | Self::RequestTimeout => GrpcStatus::DEADLINE_EXCEEDED,
+            Self::HeadersTooLarge
+            | Self::UriTooLong
+            | Self::Overloaded
+            | Self::BulkheadFull
+            | Self::QueueTimeout
+            | Self::RateLimited => GrpcStatus::RESOURCE_EXHAUSTED,
+            Self::CallerTimeout
+            | Self::RequestTimeout
+            | Self::DeadlineExceeded
+            | Self::ResponseTimeout
+            | Self::StreamIdle => GrpcStatus::DEADLINE_EXCEEDED,
             Self::BadRequest | Self::UpstreamProtocol | Self::Internal => GrpcStatus::INTERNAL,
             Self::NoEndpoints
             | Self::Unresolved
@@ -198,7 +243,8 @@ impl Reason {
             | Self::ConnectTimeout
             | Self::IdentityMismatch
             | Self::UpstreamHandshake
-            | Self::UpstreamReset => GrpcStatus::UNAVAILABLE,
+            | Self::UpstreamReset
+            | Self::AllEjected => GrpcStatus::UNAVAILABLE,
         }
     }
 
@@ -208,13 +254,17 @@ impl Reason {
             | Self::BadRequest
             | Self::HeadersTooLarge
             | Self::UriTooLong
-            | Self::CallerTimeout => Blame::Downstream,
+            | Self::CallerTimeout
+            | Self::DeadlineExceeded => Blame::Downstream,
             Self::Denied
             | Self::MtlsRequired
             | Self::Unsupported
             | Self::Loop
             | Self::NoRoute
-            | Self::EgressDenied => Blame::Policy,
+            | Self::EgressDenied
+            | Self::BulkheadFull
+            | Self::QueueTimeout
+            | Self::RateLimited => Blame::Policy,
             Self::NoEndpoints
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -222,7 +272,10 @@ impl Reason {
             | Self::UpstreamHandshake
             | Self::UpstreamReset
             | Self::UpstreamProtocol
-            | Self::RequestTimeout => Blame::Upstream,
+            | Self::RequestTimeout
+            | Self::AllEjected
+            | Self::ResponseTimeout
+            | Self::StreamIdle => Blame::Upstream,
             Self::Unresolved | Self::NotReady | Self::Draining | Self::Overloaded | Self::Internal => {
                 Blame::Proxy
             }
@@ -241,7 +294,10 @@ impl Reason {
             | Self::Draining => Retry::IfUnsent,
             // Nothing acted on what was refused for overload, but repeating it elsewhere is what makes the next one
             // overloaded: under the budget only.
-            Self::UpstreamReset | Self::Overloaded => Retry::IfIdempotent,
+            Self::UpstreamReset | Self::Overloaded | Self::BulkheadFull | Self::QueueTimeout => {
+                Retry::IfIdempotent
+            }
+            // The last six: there is no time or no permission left, or whoever said it has tried elsewhere already.
             Self::Denied
             | Self::MtlsRequired
             | Self::HandshakeFailed
@@ -256,8 +312,13 @@ impl Reason {
             | Self::EgressDenied
             | Self::Unresolved
             | Self::UpstreamProtocol
+            | Self::Internal
+            | Self::RateLimited
             | Self::RequestTimeout
-            | Self::Internal => Retry::Never,
+            | Self::AllEjected
+            | Self::DeadlineExceeded
+            | Self::ResponseTimeout
+            | Self::StreamIdle => Retry::Never,
         }
     }
 
@@ -341,6 +402,32 @@ impl Reason {
             Self::RequestTimeout => {
                 "The upstream did not answer within the request timeout: make it faster, or raise \
                  `timeouts.request` in a TrafficPolicy."
+            }
+            Self::AllEjected => {
+                "Every endpoint of the service is ejected for its failures: `/clusters` on the admin port shows the \
+                 evidence; look at the service, and send again after Retry-After."
+            }
+            Self::BulkheadFull => {
+                "As many requests as the policy allows are under way: make the service faster, or raise the limit \
+                 under `bulkhead`."
+            }
+            Self::QueueTimeout => {
+                "No place became free within the queue's time: make the service faster, or raise the limit or \
+                 `queue.timeout` under `bulkhead`."
+            }
+            Self::RateLimited => {
+                "A rate limit is reached: send again after Retry-After, or raise the limit named in the detail."
+            }
+            Self::DeadlineExceeded => {
+                "The deadline that came with the request has passed: give it more time, or find the slow hop."
+            }
+            Self::ResponseTimeout => {
+                "No attempt brought an answer in its time: make the service faster, or raise `timeouts.perTry` or \
+                 `timeouts.responseHeader` in a TrafficPolicy."
+            }
+            Self::StreamIdle => {
+                "Nothing was sent either way for too long: send something now and then, or raise \
+                 `timeouts.streamIdle` in a TrafficPolicy."
             }
             Self::Internal => {
                 "A fault in the proxy: please report it with the lines of its log around this id."
@@ -432,7 +519,8 @@ mod tests {
             let status = reason.http_status();
             let client_side = status.is_client_error();
             match reason.blame() {
-                Blame::Downstream => assert!(client_side, "{reason}"),
+                // Callers with deadlines know DEADLINE_EXCEEDED as 504; 408 would have clients send again.
+                Blame::Downstream => assert!(client_side || reason == Reason::DeadlineExceeded, "{reason}"),
                 Blame::Upstream | Blame::Proxy => assert!(status.is_server_error(), "{reason}"),
                 Blame::Policy => assert!(client_side || status.is_server_error(), "{reason}"),
             }
