@@ -18,7 +18,7 @@
 use std::{num::NonZeroU32, sync::Arc, time::SystemTime};
 
 use outrigger_certs::{Credentials, SpiffeId, TrustBundle, alpn, tls};
-use outrigger_core::snapshot::{Snapshot, Target};
+use outrigger_core::snapshot::Snapshot;
 use outrigger_proto::{
     convert,
     pb::{self, configure_request::Kind},
@@ -105,11 +105,6 @@ impl Sync {
         };
         let discovery = Discovery::new();
         discovery.know(kept.destinations().map(|(key, _)| key));
-        let mesh = kept.destinations().filter(|(_, known)| match &known.target {
-            Target::Service(_) | Target::Workload { .. } => true,
-            Target::External => false,
-        });
-        discovery.learn(mesh.map(|(key, _)| key.clone()), &[]);
         let pinned: Vec<_> = config.forwards.iter().map(|forward| forward.destination.clone()).collect();
         discovery.know(&pinned);
         Self {
@@ -265,7 +260,6 @@ impl Driver {
                 Event::Open { link, open } => self.open(link, open),
                 Event::Send { link, message } => self.send(link, message),
                 Event::Forget(keys) => self.discovery.forget(&keys),
-                Event::Learn { mesh, external } => self.discovery.learn(mesh, &external),
                 Event::Trust(bundle) => self.trust(bundle),
                 Event::Publish(snapshot) => {
                     self.snapshot.publish(snapshot);

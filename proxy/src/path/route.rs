@@ -40,6 +40,10 @@ pub async fn resolve(worker: &Worker, key: &DestinationKey) -> Result<Known, Err
     // Listening before asking, so that no answer is missed.
     let mut changes = worker.ctx.snapshot.changes();
     worker.ctx.discovery.want(key);
+    if !worker.ctx.discovery.is_connected() {
+        // It is asked for as soon as there is somebody to ask.
+        return Err(unknown(key));
+    }
     let answered = async {
         loop {
             let snapshot = worker.snapshot();
@@ -52,7 +56,7 @@ pub async fn resolve(worker: &Worker, key: &DestinationKey) -> Result<Known, Err
     };
     match timeout(limits::RESOLVE_TIMEOUT, answered).await {
         Ok(known) => known,
-        Err(_) => unknown(worker, key),
+        Err(_) => Err(unknown(key)),
     }
 }
 
@@ -67,14 +71,10 @@ fn judge(
     }
 }
 
-/// Nobody answered. What was ever said to be in the mesh is not dialled as if it were outside, also after it was given up
-/// because nobody used it, so this cannot bring mesh traffic to plaintext.
-fn unknown(worker: &Worker, key: &DestinationKey) -> Result<Known, Error> {
-    let discovery = &worker.ctx.discovery;
-    if discovery.is_connected() || discovery.was_in_mesh(key) {
-        return Err(Error::Unresolved(key.to_string().into()));
-    }
-    egress(&worker.snapshot(), key)
+/// Nobody has said what it is. It may be in the mesh, and dialling it as if it were outside would bring its traffic to
+/// plaintext, so it is not dialled at all, whatever the egress policy lets out.
+fn unknown(key: &DestinationKey) -> Error {
+    Error::Unresolved(key.to_string().into())
 }
 
 fn egress(snapshot: &Snapshot, key: &DestinationKey) -> Result<Known, Error> {

@@ -26,8 +26,6 @@ use tokio::sync::Notify;
 pub const MAX_DESTINATIONS: usize = 8_192;
 /// Bits of the table of uses; 8 KiB.
 const BITS: usize = 65_536;
-/// Destinations remembered as being in the mesh after they were given up. Above it, every one counts as such.
-const MAX_REMEMBERED: usize = 262_144;
 
 /// A handle; clones share everything.
 #[derive(Clone)]
@@ -37,7 +35,6 @@ struct Inner {
     hasher: foldhash::fast::FixedState,
     used: Box<[AtomicU64]>,
     asked: Mutex<Asked>,
-    mesh: Mutex<HashSet<DestinationKey, foldhash::fast::RandomState>>,
     control_planes: Mutex<Vec<ControlPlane>>,
     news: Notify,
     connected: AtomicBool,
@@ -94,7 +91,6 @@ impl Discovery {
             hasher: foldhash::fast::FixedState::default(),
             used: (0..BITS / 64).map(|_| AtomicU64::new(0)).collect(),
             asked: Mutex::default(),
-            mesh: Mutex::default(),
             control_planes: Mutex::default(),
             news: Notify::new(),
             connected: AtomicBool::new(false),
@@ -136,13 +132,6 @@ impl Discovery {
         self.0.connected.load(Relaxed)
     }
 
-    /// Whether this was ever said to be in the mesh, and not since to be outside: it is not dialled in plaintext, also
-    /// when nothing is known about it any more. For the rare case that the snapshot has no answer.
-    pub fn was_in_mesh(&self, key: &DestinationKey) -> bool {
-        let mesh = self.0.mesh.lock().unwrap_or_else(PoisonError::into_inner);
-        mesh.contains(key) || mesh.len() >= MAX_REMEMBERED
-    }
-
     /// In the order of the list that was configured.
     pub fn control_planes(&self) -> Vec<ControlPlane> {
         self.0.control_planes.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -152,18 +141,6 @@ impl Discovery {
 
     pub(super) fn update_control_planes<T>(&self, update: impl FnOnce(&mut Vec<ControlPlane>) -> T) -> T {
         update(&mut self.0.control_planes.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn learn(&self, mesh: impl IntoIterator<Item = DestinationKey>, external: &[DestinationKey]) {
-        let mut known = self.0.mesh.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in external {
-            known.remove(key);
-        }
-        for key in mesh {
-            if known.len() < MAX_REMEMBERED {
-                known.insert(key);
-            }
-        }
     }
 
     pub(super) fn set_connected(&self, connected: bool) {
@@ -271,17 +248,6 @@ mod tests {
         assert!(uses.contains(&key(1)));
         assert_eq!((1..1_000).filter(|port| uses.contains(&key(*port))).count(), 1);
         assert!(!discovery.take_uses().contains(&key(1)));
-    }
-
-    #[test]
-    fn the_mesh_is_remembered_until_told_otherwise() {
-        let discovery = Discovery::new();
-        assert!(!discovery.was_in_mesh(&key(1)));
-        discovery.learn([key(1), key(2)], &[]);
-        discovery.forget(&[key(1)]);
-        assert!(discovery.was_in_mesh(&key(1)) && discovery.was_in_mesh(&key(2)));
-        discovery.learn([], &[key(1)]);
-        assert!(!discovery.was_in_mesh(&key(1)));
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use std::{
 };
 
 use outrigger_certs::{TrustBundle, TrustDomain, TrustError};
-use outrigger_core::snapshot::{Snapshot, Target};
+use outrigger_core::snapshot::Snapshot;
 use outrigger_proto::{
     convert, pb,
     spec::{Body, DestinationKey, FieldError, Held, Key, Resource, State, Update},
@@ -71,11 +71,6 @@ pub(super) enum Event {
     },
     /// From now on whoever misses one of these asks again.
     Forget(Vec<DestinationKey>),
-    /// These are in the mesh, or are said not to be.
-    Learn {
-        mesh: Vec<DestinationKey>,
-        external: Vec<DestinationKey>,
-    },
     Trust(TrustBundle),
     Publish(Arc<Snapshot>),
 }
@@ -315,20 +310,11 @@ impl Session {
         }
         // Whom to believe first, then where to go: with the snapshot come endpoints that hang from new roots.
         self.events.extend(trust.map(Event::Trust));
-        let (mut mesh, mut external) = (Vec::new(), Vec::new());
-        let mut given_up = Vec::new();
-        for resource in &update.resources {
-            let Body::Destination(key, _) = &resource.body else { continue };
-            match snapshot.destination(key).map(|destination| &destination.target) {
-                Some(Target::Service(_) | Target::Workload { .. }) => mesh.push(key.clone()),
-                Some(Target::External) => external.push(key.clone()),
-                None => {}
-            }
-            if !self.interest.contains(key) {
-                given_up.push(key.clone());
-            }
-        }
-        self.events.push_back(Event::Learn { mesh, external });
+        let destinations = update.resources.iter().filter_map(|resource| match &resource.body {
+            Body::Destination(key, _) => Some(key),
+            _ => None,
+        });
+        let given_up: Vec<_> = destinations.filter(|key| !self.interest.contains(key)).cloned().collect();
         self.publish(snapshot);
         if !given_up.is_empty() {
             // On their way when we unsubscribed.

@@ -281,11 +281,20 @@ fn outside_the_mesh_bytes_pass_as_they_are() {
 }
 
 #[test]
-fn a_destination_that_nobody_can_explain_is_outside_the_mesh() {
+fn a_destination_that_nobody_can_explain_is_not_dialled() {
     run(|| async {
-        let rig = Rig::new(Protocol::Tcp, 1).await;
-        let outside = rig.servers[0].app.local_addr().unwrap();
-        let mut program = rig.dial_to(Target::Original(outside));
+        let mut rig = Rig::new(Protocol::Tcp, 1).await;
+        rig.set_egress(EgressPolicy::Allow);
+        let somewhere = rig.servers[0].app.local_addr().unwrap();
+        let mut program = rig.dial_to(Target::Original(somewhere));
+        write(&mut program, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = read_head(&mut program).await;
+        assert!(head.starts_with("http/1.1 503") && head.contains("outrigger-reason: unresolved"), "{head}");
+        let dialled = timeout(Duration::from_millis(50), rig.servers[0].app.accept()).await;
+        assert!(dialled.is_err(), "dialled without knowing what it is");
+        // What is known to be outside still is, with nobody to ask.
+        rig.add_destination(somewhere, Destination::External);
+        let mut program = rig.dial_to(Target::Original(somewhere));
         write(&mut program, "ping\n").await;
         read_until(&mut rig.app().await, "ping\n").await;
     });

@@ -3,7 +3,7 @@ use std::time::Duration;
 use outrigger_certs::SpiffeId;
 use outrigger_proto::spec::{
     Backend, BackendKey, Destination, Endpoint, HeaderMatch, HeaderValueMatch, Inbound, Protocol, Route,
-    RouteMatch, ServicePort, Trust, WeightedBackend, Workload,
+    RouteMatch, ServicePort, Trust, WeightedBackend,
 };
 use proptest::prelude::*;
 
@@ -113,7 +113,6 @@ fn told(session: &mut Session) -> Vec<String> {
             }
         },
         Event::Forget(forgotten) => format!("forget {}", forgotten.len()),
-        Event::Learn { mesh, external } => format!("learn {} {}", mesh.len(), external.len()),
         Event::Trust(bundle) => format!("trust {}", bundle.roots().len()),
         Event::Publish(_) => "publish".to_owned(),
     };
@@ -162,7 +161,7 @@ fn when_the_active_one_is_lost_the_next_in_the_list_takes_over_with_what_is_held
         1,
         vec![update(1, vec![inbound(), service(address(80), "orders"), backend("orders", 1)], vec![])],
     );
-    assert_eq!(told(&mut session), ["learn 1 0", "publish", "1: ack 1"]);
+    assert_eq!(told(&mut session), ["publish", "1: ack 1"]);
 
     session.on_lost(1);
     assert_eq!(
@@ -256,7 +255,7 @@ fn a_refused_update_changes_nothing_and_names_the_field() {
     assert!(Arc::ptr_eq(&before, &session.snapshot));
     // The next good one is taken.
     session.on_updates(0, vec![update(4, vec![backend("orders", 2)], vec![])]);
-    assert_eq!(told(&mut session), ["learn 0 0", "publish", "0: ack 4"]);
+    assert_eq!(told(&mut session), ["publish", "0: ack 4"]);
     assert_eq!(session.snapshot.backend(&backend_key("orders")).unwrap().endpoints, [endpoint(2)]);
 }
 
@@ -277,7 +276,7 @@ fn several_updates_are_one_step_and_the_newest_wins() {
             ),
         ],
     );
-    assert_eq!(told(&mut session), ["learn 1 0", "publish", "0: ack 1", "0: ack 2", "0: ack 3"]);
+    assert_eq!(told(&mut session), ["publish", "0: ack 1", "0: ack 2", "0: ack 3"]);
     assert_eq!(session.snapshot.backend(&backend_key("orders")).unwrap().endpoints, [endpoint(3)]);
     assert!(session.snapshot.destination(&address(81)).is_none());
 }
@@ -301,9 +300,6 @@ fn among_several_updates_only_the_bad_one_is_refused() {
     assert_eq!(
         told(&mut session),
         [
-            "learn 1 0",
-            "publish",
-            "learn 0 0",
             "publish",
             "0: ack 1",
             "0: nack 2 resources[0].body",
@@ -332,7 +328,7 @@ fn a_trust_bundle_is_judged_before_it_is_believed() {
     );
     assert!(!session.is_configured());
     session.on_updates(0, vec![update(3, vec![inbound(), trust("mesh.local", vec![root])], vec![])]);
-    assert_eq!(told(&mut session), ["trust 1", "learn 0 0", "publish", "0: ack 3"]);
+    assert_eq!(told(&mut session), ["trust 1", "publish", "0: ack 3"]);
     assert!(session.is_configured());
 }
 
@@ -380,12 +376,12 @@ fn what_nobody_uses_is_given_up_but_its_backend_stays_until_withdrawn() {
     // Another destination may use it: the control plane knows that we have it.
     follow(&mut session, &[81], now);
     session.on_updates(0, vec![update(2, vec![service(address(81), "orders")], vec![])]);
-    assert_eq!(told(&mut session), ["learn 1 0", "publish", "0: ack 2"]);
+    assert_eq!(told(&mut session), ["publish", "0: ack 2"]);
     session.on_updates(
         0,
         vec![update(3, vec![], vec![Key::Destination(address(81)), Key::Backend(backend_key("orders"))])],
     );
-    assert_eq!(told(&mut session), ["learn 0 0", "publish", "0: ack 3"]);
+    assert_eq!(told(&mut session), ["publish", "0: ack 3"]);
     assert!(session.snapshot.backend(&backend_key("orders")).is_none());
 }
 
@@ -412,7 +408,7 @@ fn an_answer_on_its_way_to_something_given_up_is_not_kept() {
     let mut session = connected(now);
     session
         .on_updates(0, vec![update(1, vec![service(address(80), "orders"), backend("orders", 1)], vec![])]);
-    assert_eq!(told(&mut session), ["learn 1 0", "publish", "0: ack 1"]);
+    assert_eq!(told(&mut session), ["publish", "0: ack 1"]);
     assert!(session.snapshot.destination(&address(80)).is_none());
 }
 
@@ -427,21 +423,6 @@ fn a_full_table_makes_room_for_the_new() {
     let told = told(&mut session);
     assert_eq!(told[0], format!("forget {}", MAX_DESTINATIONS / 8));
     assert!(told.last().unwrap().starts_with("0: unsubscribe "));
-}
-
-#[test]
-fn a_workload_and_an_outsider_are_learned_as_what_they_are() {
-    let now = Instant::now();
-    let mut session = connected(now);
-    follow(&mut session, &[80, 81], now);
-    let workload = Destination::Workload(Workload { endpoint: endpoint(1), protocol: Protocol::Tcp });
-    let bodies = vec![
-        Body::Destination(address(80), Arc::new(workload)),
-        Body::Destination(address(81), Arc::new(Destination::External)),
-    ];
-    session.on_updates(0, vec![update(1, bodies, vec![])]);
-    let Event::Learn { mesh, external } = &events(&mut session)[0] else { panic!("learn comes first") };
-    assert_eq!((mesh.as_slice(), external.as_slice()), ([address(80)].as_slice(), [address(81)].as_slice()));
 }
 
 // === whatever happens in whatever order ===
