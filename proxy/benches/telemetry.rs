@@ -7,7 +7,7 @@ use std::{fs, hint::black_box, path::Path, thread, time::Duration};
 use outrigger_certs::SpiffeId;
 use outrigger_proxy::{
     access_log::AccessLog,
-    telemetry::{Direction, Protocol, RequestRecord, Telemetry},
+    telemetry::{Direction, Handled, Protocol, RequestRecord, Telemetry},
 };
 
 const BURSTS: u64 = 100;
@@ -35,6 +35,7 @@ fn main() {
         first_byte: Duration::from_micros(321),
         duration: Duration::from_micros(456),
         attempts: 1,
+        handled: Handled::default(),
         id: 0x1234_5678_9abc_def0,
     };
     let log = AccessLog::file(Path::new("/dev/null")).expect("/dev/null can be written");

@@ -103,6 +103,9 @@ impl Admin {
                 .current()
                 .map(|credential| credential.validity().not_after),
             access_log_dropped: self.ctx.telemetry.access_log_dropped(),
+            transitions_dropped: self.ctx.events.dropped(),
+            ejected: self.ctx.events.ejected(),
+            halls: Vec::new(),
         };
         let body = self.ctx.telemetry.metrics.render(&observed);
         Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }

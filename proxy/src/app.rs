@@ -56,6 +56,7 @@ use crate::{
     credentials::Certificates,
     drain::{Drain, Phase, Schedule},
     metrics,
+    observe::Events,
     path::{accept::Cap, dial},
     readiness::{Gate, Readiness},
     store::Store,
@@ -140,6 +141,7 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         readiness: Readiness::new(),
         drain: Drain::new(),
         cap: Cap::from_descriptor_limit(descriptors),
+        events: Events::default(),
         config,
     });
     Ok(Prepared { ctx, listeners, socket, certificates, sync, store })

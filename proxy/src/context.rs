@@ -8,7 +8,7 @@ use outrigger_certs::Credentials;
 use outrigger_core::snapshot::Snapshot;
 
 use crate::{
-    config::Config, drain::Drain, path::accept::Cap, readiness::Readiness, shared::Shared, sync::Discovery,
+    config::Config, drain::Drain, observe::Events, path::accept::Cap, readiness::Readiness, shared::Shared, sync::Discovery,
     telemetry::Telemetry,
 };
 
@@ -25,6 +25,8 @@ pub struct Ctx {
     pub drain: Drain,
     /// Connections that may be open at once.
     pub cap: Cap,
+    /// Where workers tell that a circuit has changed.
+    pub events: Events,
 }
 
 /// A context as `app.rs` would make it, of a proxy that has heard of nobody yet.
@@ -44,6 +46,7 @@ pub(crate) mod testing {
         config::cli::{Wanted, read},
         credentials::Certificates,
         drain::Drain,
+        observe::Events,
         path::accept::Cap,
         readiness::Readiness,
         sync::Sync,
@@ -89,6 +92,7 @@ pub(crate) mod testing {
             readiness: Readiness::new(),
             drain: Drain::new(),
             cap: Cap::from_descriptor_limit(1024),
+            events: Events::default(),
             config: *config,
         });
         Made { ctx, authority, identity, token }

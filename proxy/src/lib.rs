@@ -24,6 +24,7 @@ pub mod identity_dir;
 pub mod inbound;
 pub mod init;
 pub mod metrics;
+pub mod observe;
 pub mod outbound;
 pub mod path;
 pub mod readiness;

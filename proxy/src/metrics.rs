@@ -25,11 +25,13 @@ use outrigger_core::verdict::Reason;
 use crate::telemetry::{ConnectionRecord, Direction, Protocol, RequestRecord};
 
 mod process;
+mod resilience;
 mod text;
 
 #[cfg(test)]
 mod tests;
 
+pub use resilience::{Event, Hall};
 pub use text::CONTENT_TYPE;
 
 /// Label sets over all families, unless told otherwise.
@@ -65,6 +67,7 @@ pub struct Shard {
     requests: HashTable<RequestEntry>,
     connections: HashTable<ConnectionEntry>,
     handshakes: HashTable<HandshakeEntry>,
+    events: HashTable<resilience::EventEntry>,
 }
 
 /// What only the scraper knows.
@@ -74,6 +77,11 @@ pub struct Observed {
     pub draining: bool,
     pub certificate_ends: Option<SystemTime>,
     pub access_log_dropped: u64,
+    /// What workers could not tell the control runtime.
+    pub transitions_dropped: u64,
+    /// Endpoints that are ejected, by service.
+    pub ejected: Vec<(String, u64)>,
+    pub halls: Vec<Hall>,
 }
 
 /// A family maps rendered labels to the cells of each worker. Sorted, so that scrapes can be compared.
@@ -85,6 +93,7 @@ struct Families {
     routes: Family<RouteCells>,
     connections: Family<ConnectionCells>,
     handshakes: Family<Count>,
+    events: resilience::EventFamilies,
 }
 
 #[derive(Default)]
@@ -96,7 +105,6 @@ struct RouteCells {
     sum_us: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    retries: AtomicU64,
 }
 
 #[derive(Default)]
@@ -188,6 +196,7 @@ impl Registry {
             requests: HashTable::new(),
             connections: HashTable::new(),
             handshakes: HashTable::new(),
+            events: HashTable::new(),
         }
     }
 
@@ -269,7 +278,8 @@ fn of_worker<C: Default>(family: &mut Family<C>, labels: &str, worker: usize) ->
 
 impl Families {
     fn sets(&self) -> usize {
-        self.requests.len() + self.routes.len() + self.connections.len() + self.handshakes.len()
+        let events: usize = self.events.iter().map(BTreeMap::len).sum();
+        self.requests.len() + self.routes.len() + self.connections.len() + self.handshakes.len() + events
     }
 }
 
@@ -304,7 +314,7 @@ impl Shard {
         add(&cells.sum_us, micros);
         add(&cells.received, record.received);
         add(&cells.sent, record.sent);
-        add(&cells.retries, u64::from(record.attempts.saturating_sub(1)));
+        self.handled(record, key.service);
     }
 
     pub fn connection(&mut self, record: &ConnectionRecord<'_>) {

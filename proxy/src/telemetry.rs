@@ -11,7 +11,7 @@ use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::Duration};
 use outrigger_certs::SpiffeId;
 use outrigger_core::verdict::Reason;
 
-use crate::{access_log, metrics};
+use crate::{access_log, metrics, metrics::Event};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
@@ -66,8 +66,26 @@ pub struct RequestRecord<'a> {
     pub duration: Duration,
     /// Tries at endpoints: 0 when none was tried.
     pub attempts: u32,
+    pub handled: Handled<'a>,
     /// Also in `outrigger-id`.
     pub id: u64,
+}
+
+/// What resilience did about a request. All words are ours.
+#[derive(Clone, Debug, Default)]
+pub struct Handled<'a> {
+    /// Waiting for bulkheads, all together.
+    pub queued: Duration,
+    /// Why a failure was not tried again, e.g. `budget`.
+    pub gave_up: Option<&'static str>,
+    /// What became of a second attempt beside the first: `won` or `lost`.
+    pub hedged: Option<&'static str>,
+    /// What was answered in place of a failure: `stale`, `backend` or `answer`.
+    pub fallback: Option<&'static str>,
+    /// What a cache had: `hit`, `miss`, `revalidated`, `stale`, `coalesced`.
+    pub cache: Option<&'static str>,
+    /// The rate limit or bulkhead that refused it, or would have (`dryRun`).
+    pub limit: &'a str,
 }
 
 /// One connection that was carried as bytes, or that ended before it carried a request.
@@ -165,6 +183,11 @@ impl Shard {
     pub fn connection(&self, record: &ConnectionRecord<'_>) {
         self.metrics.borrow_mut().connection(record);
         self.access_log.borrow_mut().connection(record);
+    }
+
+    /// Counts under a name of the configuration's, never of a caller's.
+    pub fn event(&self, event: Event, name: &str, words: [&'static str; 2]) {
+        self.metrics.borrow_mut().event(event, name, words, 1);
     }
 
     /// A TLS handshake of the mesh hop failed. `cause` is one of a fixed few, never the peer's words.

@@ -53,6 +53,22 @@ pub(super) fn request(line: &mut Vec<u8>, clock: &mut Clock, now: SystemTime, re
     line.micros(key!("first_byte_us"), record.first_byte);
     line.micros(key!("duration_us"), record.duration);
     line.number(key!("attempts"), record.attempts.into());
+    let handled = &record.handled;
+    if !handled.queued.is_zero() {
+        line.micros(key!("queued_us"), handled.queued);
+    }
+    let words = [
+        (key!("gave_up"), handled.gave_up),
+        (key!("hedged"), handled.hedged),
+        (key!("fallback"), handled.fallback),
+        (key!("cache"), handled.cache),
+    ];
+    for (key, word) in words {
+        if let Some(word) = word {
+            line.plain(key, word);
+        }
+    }
+    line.text(key!("limit"), handled.limit);
     line.end(record.id);
 }
 

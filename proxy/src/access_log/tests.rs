@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::telemetry::{Direction, Protocol};
+use crate::telemetry::{Direction, Handled, Protocol};
 
 fn record() -> RequestRecord<'static> {
     RequestRecord {
@@ -33,6 +33,7 @@ fn record() -> RequestRecord<'static> {
         first_byte: Duration::from_micros(1500),
         duration: Duration::from_micros(2500),
         attempts: 1,
+        handled: Handled::default(),
         id: 0xabc,
     }
 }
@@ -73,6 +74,26 @@ fn a_line_has_what_is_known_and_nothing_else() {
     assert_eq!(value["peer"], peer.as_str());
     assert_eq!(value["endpoint"], "[fd00::3]:8080");
     assert_eq!(value["id"], "ffffffffffffffff");
+}
+
+#[test]
+fn what_resilience_did_is_told() {
+    let handled = Handled {
+        queued: Duration::from_millis(3),
+        gave_up: Some("body-too-large"),
+        hedged: Some("lost"),
+        fallback: Some("answer"),
+        cache: Some("hit"),
+        limit: "ServerPolicy/shop/orders/per-caller",
+    };
+    let value: Value =
+        serde_json::from_str(&line(&RequestRecord { handled, ..record() }, UNIX_EPOCH)).unwrap();
+    assert_eq!(value["queued_us"], 3000);
+    assert_eq!(value["gave_up"], "body-too-large");
+    assert_eq!(value["hedged"], "lost");
+    assert_eq!(value["fallback"], "answer");
+    assert_eq!(value["cache"], "hit");
+    assert_eq!(value["limit"], "ServerPolicy/shop/orders/per-caller");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, told},
     path::{accept::Open, balance::InFlight, pool::Lease},
     tcp::Passage,
-    telemetry::{Direction, Protocol, RequestRecord},
+    telemetry::{Direction, Handled, Protocol, RequestRecord},
     worker::{Worker, now},
 };
 
@@ -55,6 +55,7 @@ pub struct Exchange {
     pub routed: RefCell<Routed>,
     pub endpoint: Cell<Option<SocketAddr>>,
     pub attempts: Cell<u32>,
+    pub notes: Notes,
     status: Cell<u16>,
     grpc_status: Cell<Option<u16>>,
     reason: Cell<Option<Reason>>,
@@ -74,6 +75,17 @@ pub struct Routed {
     pub route: Option<Arc<Route>>,
     /// Outbound: who answers.
     pub peer: Option<SpiffeId>,
+}
+
+/// What resilience did about it, for the log; see [`Handled`].
+#[derive(Default)]
+pub struct Notes {
+    pub queued: Cell<Duration>,
+    pub gave_up: Cell<Option<&'static str>>,
+    pub hedged: Cell<Option<&'static str>>,
+    pub fallback: Cell<Option<&'static str>>,
+    pub cache: Cell<Option<&'static str>>,
+    pub limit: RefCell<Option<Arc<str>>>,
 }
 
 /// What an answer keeps until it ends.
@@ -117,6 +129,7 @@ impl Exchange {
             routed: RefCell::default(),
             endpoint: Cell::new(None),
             attempts: Cell::new(0),
+            notes: Notes::default(),
             status: Cell::new(0),
             grpc_status: Cell::new(None),
             reason: Cell::new(None),
@@ -192,6 +205,8 @@ impl Drop for Exchange {
         self.answer_ends(false);
         let detail = self.detail.borrow();
         let routed = self.routed.borrow();
+        let notes = &self.notes;
+        let limit = notes.limit.borrow();
         let authority = match self.uri.authority() {
             Some(authority) => authority.as_str(),
             None => self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
@@ -220,6 +235,14 @@ impl Drop for Exchange {
             first_byte: self.first_byte.get(),
             duration: now().saturating_duration_since(self.started),
             attempts: self.attempts.get(),
+            handled: Handled {
+                queued: notes.queued.get(),
+                gave_up: notes.gave_up.get(),
+                hedged: notes.hedged.get(),
+                fallback: notes.fallback.get(),
+                cache: notes.cache.get(),
+                limit: limit.as_deref().unwrap_or_default(),
+            },
             id: self.id,
         });
     }

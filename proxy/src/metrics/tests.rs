@@ -1,6 +1,7 @@
 use outrigger_certs::SpiffeId;
 
 use super::*;
+use crate::telemetry::Handled;
 
 fn record<'a>(service: &'a str, route: &'a str) -> RequestRecord<'a> {
     RequestRecord {
@@ -23,6 +24,7 @@ fn record<'a>(service: &'a str, route: &'a str) -> RequestRecord<'a> {
         first_byte: Duration::ZERO,
         duration: Duration::from_millis(3),
         attempts: 1,
+        handled: Handled::default(),
         id: 0,
     }
 }
@@ -81,7 +83,8 @@ fn shards_are_added_up() {
     let route = "direction=\"outbound\",service=\"shop/orders:80\",route=\"shop/r/0\"";
     assert_eq!(value(&page, &format!("outrigger_request_body_bytes_total{{{route}}}")), "40");
     assert_eq!(value(&page, &format!("outrigger_response_body_bytes_total{{{route}}}")), "80");
-    assert_eq!(value(&page, &format!("outrigger_retries_total{{{route}}}")), "2");
+    let retries = "outrigger_retries_total{service=\"shop/orders:80\",outcome=\"succeeded\"}";
+    assert_eq!(value(&page, retries), "2");
     let tcp = "direction=\"inbound\",protocol=\"tcp\",security=\"none\",service=\":5432\"";
     assert_eq!(value(&page, &format!("outrigger_connections_total{{{tcp}}}")), "2");
     assert_eq!(value(&page, &format!("outrigger_connection_sent_bytes_total{{{tcp}}}")), "12");
@@ -185,9 +188,17 @@ fn handshakes_connections_and_control() {
         draining: false,
         certificate_ends: Some(UNIX_EPOCH + Duration::from_secs(2000)),
         access_log_dropped: 7,
+        transitions_dropped: 8,
+        ejected: vec![("shop/orders:80".to_owned(), 1)],
+        halls: vec![Hall { name: "port/8080".to_owned(), in_flight: 3, limit: Some(4), queued: 5 }],
     };
     let page = registry.render(&observed);
     for (line, expected) in [
+        ("outrigger_circuit_events_dropped_total", "8"),
+        ("outrigger_endpoints_ejected{service=\"shop/orders:80\"}", "1"),
+        ("outrigger_bulkhead_in_flight{name=\"port/8080\"}", "3"),
+        ("outrigger_bulkhead_limit{name=\"port/8080\"}", "4"),
+        ("outrigger_bulkhead_queued{name=\"port/8080\"}", "5"),
         ("outrigger_handshake_failures_total{direction=\"inbound\",cause=\"expired\"}", "2"),
         ("outrigger_connections_opened_total{direction=\"inbound\"}", "2"),
         ("outrigger_connections_open{direction=\"inbound\"}", "1"),
@@ -228,5 +239,37 @@ fn the_page_keeps_the_format() {
             assert!(name.starts_with(&family), "{line} under {family}");
             assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok(), "{line}");
         }
+    }
+}
+
+#[test]
+fn what_resilience_did_is_counted_by_service() {
+    let registry = Registry::new(100);
+    let mut shard = registry.shard();
+    let handled = Handled {
+        gave_up: Some("budget"),
+        hedged: Some("won"),
+        fallback: Some("stale"),
+        cache: Some("miss"),
+        ..Handled::default()
+    };
+    shard.request(&RequestRecord { handled, attempts: 3, status: 503, ..record("shop/orders:80", "") });
+    shard.event(Event::RateLimited, "TrafficPolicy/shop/orders/per-user", ["false", ""], 2);
+    let page = registry.render(&Observed::default());
+    let of = "service=\"shop/orders:80\"";
+    for (line, expected) in [
+        // One of the three attempts was the hedge.
+        (format!("outrigger_retries_total{{{of},outcome=\"failed\"}}"), "1"),
+        (format!("outrigger_retry_budget_exhausted_total{{{of}}}"), "1"),
+        (format!("outrigger_hedges_total{{{of},outcome=\"won\"}}"), "1"),
+        (format!("outrigger_fallbacks_total{{{of},to=\"stale\"}}"), "1"),
+        (format!("outrigger_cache_total{{{of},result=\"miss\"}}"), "1"),
+        (
+            "outrigger_rate_limited_total{limit=\"TrafficPolicy/shop/orders/per-user\",dry_run=\"false\"}"
+                .to_owned(),
+            "2",
+        ),
+    ] {
+        assert_eq!(value(&page, &line), expected, "{line}");
     }
 }

@@ -61,8 +61,7 @@ impl Registry {
         page.sums("outrigger_request_body_bytes_total", &routes, |cells| &cells.received);
         page.head("outrigger_response_body_bytes_total", "counter", "Body bytes sent to callers.");
         page.sums("outrigger_response_body_bytes_total", &routes, |cells| &cells.sent);
-        page.head("outrigger_retries_total", "counter", "Attempts after the first.");
-        page.sums("outrigger_retries_total", &routes, |cells| &cells.retries);
+        self.render_resilience(&mut page, observed);
 
         page.head("outrigger_connections_total", "counter", "Opaque or failed connections that have ended.");
         page.sums("outrigger_connections_total", &connections, |cells: &ConnectionCells| &cells.total);
@@ -95,6 +94,11 @@ impl Registry {
             "outrigger_access_log_dropped_total",
             "Access log lines dropped.",
             observed.access_log_dropped,
+        );
+        page.counter(
+            "outrigger_circuit_events_dropped_total",
+            "Transitions of circuits that the control runtime was not told of.",
+            observed.transitions_dropped,
         );
         page.counter(
             "outrigger_panics_total",
@@ -142,7 +146,7 @@ impl Registry {
     }
 }
 
-fn copy<C>(family: &Family<C>) -> Vec<(Arc<str>, Vec<Arc<C>>)> {
+pub(super) fn copy<C>(family: &Family<C>) -> Vec<(Arc<str>, Vec<Arc<C>>)> {
     let of_all = |shards: &Vec<(usize, Arc<C>)>| shards.iter().map(|(_, cells)| Arc::clone(cells)).collect();
     family.iter().map(|(labels, shards)| (Arc::clone(labels), of_all(shards))).collect()
 }
@@ -181,7 +185,7 @@ impl Page {
         };
     }
 
-    fn counts(&mut self, name: &str, family: &[(Arc<str>, Vec<Arc<Count>>)]) {
+    pub(super) fn counts(&mut self, name: &str, family: &[(Arc<str>, Vec<Arc<Count>>)]) {
         self.sums(name, family, |count| &count.0);
     }
 
