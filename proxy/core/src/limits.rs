@@ -66,7 +66,7 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MESH_IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Idle connection to an application or from one. Envoy 1 h, nginx 75 s.
 pub const PLAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Answer of the control plane to a new destination, before the egress policy decides without it.
+/// Answer of the control plane to a new destination. Over, or with no control plane to ask: `unresolved`.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 // === connections and queues ===
@@ -88,11 +88,6 @@ pub const MAX_DETECT_BYTES: usize = MAX_URI_BYTES + 64;
 
 // === retries ===
 
-/// Attempts of a request in all, the first one included, as long as nothing was ever sent.
+/// Attempts of a request of which nothing was ever acted on, the first one included. Those of sent requests, and their
+/// budget, are a policy's: `spec::Retries`.
 pub const MAX_ATTEMPTS: u32 = 5;
-/// Further attempts of a request that had been sent.
-pub const MAX_RESENDS: u32 = 2;
-/// Retries of sent requests, in per cent of the requests of the last 10 s. Finagle, Linkerd and Envoy: 20 %.
-pub const RETRY_BUDGET_PERCENT: u32 = 20;
-/// Retries of sent requests allowed in each second whatever their share, so that a quiet service has some. Finagle 10.
-pub const RETRY_BUDGET_MIN_PER_SECOND: u32 = 10;
