@@ -32,6 +32,7 @@
 //! - [`authority`], [`path_normal`], [`headers`]: one spelling of host and path, hop-by-hop and forged headers.
 //! - [`identity`], [`authorize`]: who calls, and whether it may.
 //! - [`snapshot`]: the configuration in force, compiled; [`route`]: which backend a request goes to.
+//! - [`bulkhead`]: how many at once, and who waits for a place.
 //! - [`balance`], [`pool`]: which endpoint, over which connection.
 //! - [`retry`], [`backoff`]: whether and when to try again.
 //! - [`verdict`]: every answer the proxy makes itself.
@@ -40,6 +41,7 @@ pub mod authority;
 pub mod authorize;
 pub mod backoff;
 pub mod balance;
+pub mod bulkhead;
 pub mod client_hello;
 pub mod detect;
 pub mod framing;
