@@ -105,7 +105,7 @@ impl Admin {
             access_log_dropped: self.ctx.telemetry.access_log_dropped(),
             transitions_dropped: self.ctx.events.dropped(),
             ejected: self.ctx.events.ejected(),
-            halls: Vec::new(),
+            halls: self.ctx.limits.numbers(),
         };
         let body = self.ctx.telemetry.metrics.render(&observed);
         Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }

@@ -59,6 +59,7 @@ use crate::{
     observe::Events,
     path::{accept::Cap, dial},
     readiness::{Gate, Readiness},
+    shared_limits::SharedLimits,
     store::Store,
     sync::Sync,
     telemetry::{Direction, Telemetry},
@@ -142,6 +143,7 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         drain: Drain::new(),
         cap: Cap::from_descriptor_limit(descriptors),
         events: Events::default(),
+        limits: SharedLimits::default(),
         config,
     });
     Ok(Prepared { ctx, listeners, socket, certificates, sync, store })

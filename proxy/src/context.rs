@@ -8,8 +8,8 @@ use outrigger_certs::Credentials;
 use outrigger_core::snapshot::Snapshot;
 
 use crate::{
-    config::Config, drain::Drain, observe::Events, path::accept::Cap, readiness::Readiness, shared::Shared, sync::Discovery,
-    telemetry::Telemetry,
+    config::Config, drain::Drain, observe::Events, path::accept::Cap, readiness::Readiness, shared::Shared,
+    shared_limits::SharedLimits, sync::Discovery, telemetry::Telemetry,
 };
 
 pub struct Ctx {
@@ -27,6 +27,8 @@ pub struct Ctx {
     pub cap: Cap,
     /// Where workers tell that a circuit has changed.
     pub events: Events,
+    /// Limits that hold for the proxy and not for each worker.
+    pub limits: SharedLimits,
 }
 
 /// A context as `app.rs` would make it, of a proxy that has heard of nobody yet.
@@ -49,6 +51,7 @@ pub(crate) mod testing {
         observe::Events,
         path::accept::Cap,
         readiness::Readiness,
+        shared_limits::SharedLimits,
         sync::Sync,
         telemetry::Telemetry,
     };
@@ -93,6 +96,7 @@ pub(crate) mod testing {
             drain: Drain::new(),
             cap: Cap::from_descriptor_limit(1024),
             events: Events::default(),
+            limits: SharedLimits::default(),
             config: *config,
         });
         Made { ctx, authority, identity, token }

@@ -76,6 +76,19 @@ pub enum Error {
     Elsewhere { address: SocketAddr, reason: Reason },
     #[error("no answer in {0:?}")]
     RequestTimeout(Duration),
+    #[error("no answer of one attempt in {0:?}")]
+    ResponseTimeout(Duration),
+    #[error("nothing moved for {0:?}")]
+    StreamIdle(Duration),
+    // ---- resilience
+    #[error("every endpoint of {service} is ejected")]
+    AllEjected { service: Arc<str>, retry_after: Option<Duration> },
+    #[error("{name} is full")]
+    BulkheadFull { name: Arc<str> },
+    #[error("{name} had no place in {waited:?}")]
+    QueueTimeout { name: Arc<str>, waited: Duration },
+    #[error("the caller's deadline has passed")]
+    DeadlineExceeded,
     // ---- ourselves
     #[error("{0}")]
     Internal(&'static str),
@@ -94,6 +107,22 @@ pub fn told(error: &dyn std::error::Error) -> String {
 }
 
 impl Error {
+    /// When it is worth asking again, as far as anybody knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::AllEjected { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The bulkhead or rate limit that refused.
+    pub fn limit(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::BulkheadFull { name } | Self::QueueTimeout { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     pub fn reason(&self) -> Reason {
         match self {
             Self::Framing(FramingError::TooLarge)
@@ -145,6 +174,12 @@ impl Error {
             Self::Reset { .. } => Reason::UpstreamReset,
             Self::Protocol { .. } => Reason::UpstreamProtocol,
             Self::RequestTimeout(_) => Reason::RequestTimeout,
+            Self::ResponseTimeout(_) => Reason::ResponseTimeout,
+            Self::StreamIdle(_) => Reason::StreamIdle,
+            Self::AllEjected { .. } => Reason::AllEjected,
+            Self::BulkheadFull { .. } => Reason::BulkheadFull,
+            Self::QueueTimeout { .. } => Reason::QueueTimeout,
+            Self::DeadlineExceeded => Reason::DeadlineExceeded,
             Self::Internal(_) => Reason::Internal,
         }
     }

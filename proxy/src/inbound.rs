@@ -325,7 +325,7 @@ async fn forward(
     if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
         return Err(Error::Protocol { address, error: "an upgrade that nobody asked for".into() });
     }
-    exchange.answer_begins(head.status.as_u16(), Hold { lease: Some(lease), load: None }, now());
+    exchange.answer_begins(head.status.as_u16(), Hold { lease: Some(lease), ..Hold::default() }, now());
     if let (Some(caller_half), Some(upstream_half)) = (upgrade, upstream_half) {
         let served = Rc::clone(served);
         let until = async move {

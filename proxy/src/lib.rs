@@ -31,6 +31,7 @@ pub mod readiness;
 #[cfg(test)]
 mod rig;
 pub mod shared;
+pub mod shared_limits;
 pub mod store;
 pub mod sync;
 pub mod tcp;

@@ -383,7 +383,7 @@ async fn send(
                     Ok(response) => match refused_there(&response, copy.is_some()) {
                         None => {
                             load.answered(now());
-                            return Ok((response, Hold { lease: Some(lease), load: Some(load) }));
+                            return Ok((response, Hold { lease: Some(lease), load: Some(load), ..Hold::default() }));
                         }
                         Some((failure, reason)) => {
                             tried.add(index);

@@ -18,11 +18,13 @@ use http::{HeaderValue, Method, Uri, header, request};
 use outrigger_certs::SpiffeId;
 use outrigger_core::{headers, verdict::Reason};
 use outrigger_proto::spec::Route;
+use smallvec::SmallVec;
 
 use super::watched::Vitals;
 use crate::{
     error::{Error, told},
     path::{accept::Open, balance::InFlight, pool::Lease},
+    shared_limits::Permit,
     tcp::Passage,
     telemetry::{Direction, Handled, Protocol, RequestRecord},
     worker::{Worker, now},
@@ -93,6 +95,8 @@ pub struct Notes {
 pub struct Hold {
     pub lease: Option<Lease>,
     pub load: Option<InFlight>,
+    /// Places in bulkheads.
+    pub permits: SmallVec<[Permit; 2]>,
 }
 
 // === impl Caller ===
