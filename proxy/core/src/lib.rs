@@ -34,6 +34,7 @@
 //! - [`snapshot`]: the configuration in force, compiled; [`route`]: which backend a request goes to.
 //! - [`bulkhead`]: how many at once, and who waits for a place.
 //! - [`balance`], [`pool`]: which endpoint, over which connection.
+//! - [`outlier`]: which endpoints are out, and how they come back; [`health`]: when they are checked.
 //! - [`retry`], [`backoff`]: whether and when to try again.
 //! - [`verdict`]: every answer the proxy makes itself.
 
@@ -46,8 +47,10 @@ pub mod client_hello;
 pub mod detect;
 pub mod framing;
 pub mod headers;
+pub mod health;
 pub mod identity;
 pub mod limits;
+pub mod outlier;
 pub mod path_normal;
 pub mod pool;
 pub mod race;
