@@ -11,7 +11,8 @@
 //!
 //! # How machines are called
 //!
-//! All machines (those with state: [`pool`], [`race`], [`framing`], [`balance`], [`retry`]) follow one naming contract:
+//! All machines (those with state: [`pool`], [`race`], [`framing`], [`balance`], [`retry`], [`hedge`],
+//! [`coalesce`]) follow one naming contract:
 //!
 //! | name | meaning |
 //! |---|---|
@@ -32,10 +33,13 @@
 //! - [`authority`], [`path_normal`], [`headers`]: one spelling of host and path, hop-by-hop and forged headers.
 //! - [`identity`], [`authorize`]: who calls, and whether it may.
 //! - [`snapshot`]: the configuration in force, compiled; [`route`]: which backend a request goes to.
-//! - [`bulkhead`]: how many at once, and who waits for a place.
+//! - [`rate_limit`]: how often; [`bulkhead`]: how many at once, and who waits for a place.
 //! - [`balance`], [`pool`]: which endpoint, over which connection.
 //! - [`outlier`]: which endpoints are out, and how they come back; [`health`]: when they are checked.
-//! - [`retry`], [`backoff`]: whether and when to try again.
+//! - [`deadline`]: how long it may still take; [`retry`], [`backoff`]: whether and when to try again; [`hedge`]: when to
+//!   try twice at once.
+//! - [`cache`], [`coalesce`]: what is answered from memory, and what is asked once for many; [`fallback`]: what there is
+//!   instead of an answer.
 //! - [`verdict`]: every answer the proxy makes itself.
 
 pub mod authority;
@@ -43,17 +47,23 @@ pub mod authorize;
 pub mod backoff;
 pub mod balance;
 pub mod bulkhead;
+pub mod cache;
 pub mod client_hello;
+pub mod coalesce;
+pub mod deadline;
 pub mod detect;
+pub mod fallback;
 pub mod framing;
 pub mod headers;
 pub mod health;
+pub mod hedge;
 pub mod identity;
 pub mod limits;
 pub mod outlier;
 pub mod path_normal;
 pub mod pool;
 pub mod race;
+pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
