@@ -146,9 +146,9 @@ impl Gradient {
         self.window = Window::new(now);
         let probed = self.probe.take().is_some();
         let too_old = now.saturating_duration_since(self.confirmed_at) >= FLOOR_LIFE;
-        let is_idle = used <= self.limit * QUARTER;
+        let is_measured = probed || (too_old && used <= self.limit * QUARTER);
         let floor = match self.floor {
-            Some(floor) if !probed && !(too_old && is_idle) => floor.min(average),
+            Some(floor) if !is_measured => floor.min(average),
             Some(_) | None => average,
         };
         self.floor = Some(floor);
