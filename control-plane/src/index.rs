@@ -23,7 +23,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    num::NonZeroU16,
+    num::{NonZeroU16, NonZeroU64},
     sync::Arc,
 };
 
@@ -59,6 +59,8 @@ pub struct Workload {
     pub serves: Vec<Serve>,
     /// Ready and not draining.
     pub serving: bool,
+    /// In milliseconds since 1970, by its own clock.
+    pub ready_since: Option<NonZeroU64>,
     /// Position among all registrations: where two workloads say the same of themselves, the later one
     /// counts.
     pub registered: u64,

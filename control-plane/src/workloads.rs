@@ -167,7 +167,8 @@ impl Workloads {
 impl Entry {
     fn workload(&self) -> Arc<Workload> {
         let serving = self.state.ready && !self.state.draining;
-        Arc::new(Workload { serving, registered: self.registered, ..self.presence.workload() })
+        let ready_since = self.state.ready_since;
+        Arc::new(Workload { serving, ready_since, registered: self.registered, ..self.presence.workload() })
     }
 }
 
@@ -175,6 +176,6 @@ impl Presence {
     /// What it is, apart from the state it is in.
     pub fn workload(&self) -> Workload {
         let Self { id, labels, addresses, zone, serves, version: _ } = self.clone();
-        Workload { id, labels, addresses, zone, serves, serving: false, registered: 0 }
+        Workload { id, labels, addresses, zone, serves, serving: false, ready_since: None, registered: 0 }
     }
 }

@@ -5,6 +5,8 @@
 //! | [`update`]                | [`response`], [`resource`] |
 //! | [`hello`], [`state`]      | [`hello_to_pb`], [`state_to_pb`] |
 //! | [`keys`]                  | `Key::to_string`        |
+//! | [`observations`]          | [`observations_to_pb`]  |
+//! | [`guidance`]              | [`guidance_to_pb`]      |
 //!
 //! From the wire everything is checked, and *all* that is wrong with an update is told at once, each error under the
 //! path of its field. To the wire nothing can fail. Spec -> pb -> spec is the identity (`tests.rs` has it as a property).
@@ -13,23 +15,29 @@
 //! expression compiles, and whether a root is a certificate, is found out by those who use them.
 
 mod backend;
+mod bulkhead;
 mod destination;
 mod fields;
 mod hello;
 mod inbound;
+mod observe;
+mod rate_limit;
+mod status;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{collections::HashSet, fmt, net::SocketAddr, sync::Arc};
 
 use self::fields::Fields;
 use crate::{
     limits::{MAX_RESOURCES, MAX_ROOTS, MAX_VERSION_BYTES},
     pb,
-    spec::{Body, FieldError, Key, Resource, Trust, Update},
+    spec::{BackendKey, Body, FallbackTo, FieldError, Key, Resource, Trust, Update},
 };
 
 pub use hello::{hello, hello_to_pb, keys, state, state_to_pb};
+pub use observe::{guidance, guidance_to_pb, observations, observations_to_pb};
 
 /// Everything that is wrong with a message, in the order of its fields. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +153,11 @@ fn resource_from_pb(fields: &mut Fields, from: pb::Resource) -> Option<Resource>
         Pb::Backend(body) => {
             let backend = fields.at("backend", |fields| backend::from_pb(fields, body));
             let Key::Backend(key) = key? else { return None };
+            if let Some(fallback) = &backend.traffic.fallback
+                && fallback.to == FallbackTo::Backend(key.clone())
+            {
+                fields.refuse_at("backend.traffic.fallback.backend", "is this backend itself");
+            }
             Body::Backend(key, Arc::new(backend))
         }
     };
@@ -161,6 +174,36 @@ fn trust_from_pb(fields: &mut Fields, from: pb::Trust) -> Option<Trust> {
         Some(root)
     });
     Some(Trust { trust_domain: trust_domain?, roots })
+}
+
+fn backend_key(fields: &mut Fields, text: &str) -> Option<BackendKey> {
+    match fields.parse::<Key>(text)? {
+        Key::Backend(key) => Some(key),
+        other @ (Key::Inbound | Key::Trust | Key::Destination(_)) => {
+            fields.refuse(format!("{other} is not the key of a backend"));
+            None
+        }
+    }
+}
+
+/// Where a connection can be made to.
+fn dialled(fields: &mut Fields, text: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = fields.parse(text)?;
+    let ip = address.ip().to_canonical();
+    if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        fields.refuse(format!("{address} cannot be dialled"));
+        return None;
+    }
+    Some(SocketAddr::new(ip, address.port()))
+}
+
+fn path_text(fields: &mut Fields, path: &str) -> Arc<str> {
+    if !path.starts_with('/') {
+        fields.refuse("does not begin with /");
+    } else if path.bytes().any(|b| b <= b' ' || b == 0x7f || matches!(b, b'?' | b'#')) {
+        fields.refuse("has a character that no path has: a space, a control character, ? or #");
+    }
+    fields.text(path)
 }
 
 // === to the wire ===

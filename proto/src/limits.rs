@@ -34,3 +34,50 @@ pub const MAX_ADDRESSES: usize = 256;
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Refusals listed in one answer; the last one says how many more there are.
 pub const MAX_ERRORS: usize = 256;
+
+// === resilience ===
+
+/// Rate limits of one backend or port: each costs every request.
+pub const MAX_RATE_LIMITS: usize = 64;
+/// Values that make the key of one rate limit.
+pub const MAX_RATE_KEYS: usize = 8;
+/// Requests of a rate limit, and its burst: arithmetic in thousandths and nanoseconds stays far from overflow.
+pub const MAX_RATE: u64 = 1_000_000_000;
+/// Counts that one rate limit keeps at a time.
+pub const MAX_COUNTED_KEYS: u32 = 10_000_000;
+/// Sources of one consistent-hash key.
+pub const MAX_HASH_ON: usize = 8;
+pub const MAX_STATUS_RANGES: usize = 64;
+/// gRPC knows 16 besides OK.
+pub const MAX_GRPC_CODES: usize = 16;
+pub const MAX_ANSWER_HEADERS: usize = 64;
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Callers that wait at one bulkhead.
+pub const MAX_QUEUE: u32 = 1_000_000;
+/// Further attempts of one request.
+pub const MAX_ATTEMPTS: u32 = 32;
+/// Retries of one upstream in each second whatever its traffic.
+pub const MAX_RETRIES_PER_SECOND: u32 = 1_000_000;
+/// Body of one request that is kept for another attempt.
+pub const MAX_BUFFER_BYTES: u32 = 64 * 1024 * 1024;
+/// Response cache of one backend.
+pub const MAX_CACHE_BYTES: u64 = 64 << 30;
+/// A window of observation, or the interval of a health check: below this timers are the load.
+pub const MIN_WINDOW: Duration = Duration::from_millis(100);
+/// Beyond, what was seen says nothing about now.
+pub const MAX_WINDOW: Duration = Duration::from_secs(3600);
+/// Per cents that are compared with something that may be far above it (latency, tolerance).
+pub const MAX_PERCENT: u32 = 100_000;
+/// Standard deviations, in thousandths.
+pub const MAX_DEVIATIONS: u32 = 100_000;
+
+// === observations ===
+
+/// Transitions or demands or shares in one message; whoever has more sends another message.
+pub const MAX_OBSERVATIONS: usize = 4_096;
+/// Backends that one proxy calls; fleets in one message.
+pub const MAX_FLEETS: usize = 65_536;
+/// Latest outcomes with a transition.
+pub const MAX_EVIDENCE: usize = 10;
+/// `why` of a transition, `what` of an outcome.
+pub const MAX_REMARK_BYTES: usize = 1_024;

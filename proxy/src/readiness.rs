@@ -5,7 +5,11 @@
 //!
 //! It judges nothing: a gate is met when its owner says so. A gate once met may be lost again (the certificate ended).
 
-use std::sync::Arc;
+use std::{
+    num::NonZeroU64,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use outrigger_proto::spec::State;
 use tokio::sync::watch;
@@ -27,6 +31,8 @@ pub struct Readiness {
 #[derive(Clone)]
 struct Gates {
     draining: bool,
+    /// Since when the gates are met, in milliseconds since 1970.
+    met_since: Option<NonZeroU64>,
     // `None`: met. In the order of `Gate::ALL`.
     waiting_for: [Option<Arc<str>>; Gate::ALL.len()],
 }
@@ -52,7 +58,7 @@ impl Readiness {
     pub fn new() -> Self {
         let waiting_for =
             ["none was issued yet", "none has arrived yet", "not open yet"].map(|why| Some(why.into()));
-        Self { gates: watch::Sender::new(Gates { draining: false, waiting_for }) }
+        Self { gates: watch::Sender::new(Gates { draining: false, met_since: None, waiting_for }) }
     }
 
     pub fn met(&self, gate: Gate) {
@@ -69,6 +75,8 @@ impl Readiness {
             let slot = &mut gates.waiting_for[gate as usize];
             let changed = *slot != why;
             *slot = why;
+            let met = gates.waiting_for.iter().all(Option::is_none);
+            gates.met_since = met.then(|| gates.met_since.or_else(now)).flatten();
             changed
         });
     }
@@ -109,11 +117,15 @@ impl Readiness {
 
 impl Gates {
     fn state(&self) -> State {
-        State {
-            ready: !self.draining && self.waiting_for.iter().all(Option::is_none),
-            draining: self.draining,
-        }
+        let ready = !self.draining && self.waiting_for.iter().all(Option::is_none);
+        State { ready, draining: self.draining, ready_since: self.met_since.filter(|_| ready) }
     }
+}
+
+/// Milliseconds since 1970. `None` with a clock that was never set.
+fn now() -> Option<NonZeroU64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    NonZeroU64::new(since.as_millis().try_into().ok()?)
 }
 
 /// Changes of [`State`], seen by one listener.
@@ -154,14 +166,14 @@ mod tests {
             readiness.met(gate);
         }
         let ready = states.differs_from(nothing).await;
-        assert_eq!(ready, State { ready: true, draining: false });
+        assert!(ready.ready && !ready.draining && ready.ready_since.is_some(), "{ready:?}");
         assert!(readiness.missing().is_empty());
         readiness.waiting(Gate::Certificate, "it has ended");
         assert_eq!(states.differs_from(ready).await, nothing);
         assert_eq!(readiness.missing(), ["certificate: it has ended"]);
         readiness.met(Gate::Certificate);
         readiness.draining();
-        assert_eq!(states.differs_from(nothing).await, State { ready: false, draining: true });
+        assert_eq!(states.differs_from(nothing).await, State { draining: true, ..nothing });
     }
 
     #[tokio::test]

@@ -38,6 +38,7 @@ fn workload(service_account: &str, labels: &str, addresses: &str) -> Workload {
         zone: "a".into(),
         serves: Vec::new(),
         serving: true,
+        ready_since: None,
         registered: 0,
     }
 }

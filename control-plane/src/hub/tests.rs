@@ -20,7 +20,7 @@ fn presence(name: &str, number: u32) -> Presence {
     }
 }
 
-const READY: State = State { ready: true, draining: false };
+const READY: State = State { ready: true, draining: false, ready_since: None };
 
 fn hub() -> Arc<Hub> {
     let hub = Arc::new(Hub::new(Instant::now()));

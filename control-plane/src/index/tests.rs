@@ -103,6 +103,7 @@ fn workload(who: usize, at: usize, serving: bool, serve: bool, registered: u64) 
             vec![]
         },
         serving,
+        ready_since: None,
         registered,
     }
 }

@@ -51,6 +51,7 @@ impl Service {
 #[tonic::async_trait]
 impl Mesh for Service {
     type ConfigureStream = Pin<Box<dyn Stream<Item = Result<pb::ConfigureResponse, Status>> + Send>>;
+    type ObserveStream = Pin<Box<dyn Stream<Item = Result<pb::Guidance, Status>> + Send>>;
 
     async fn configure(
         &self,
@@ -83,6 +84,33 @@ impl Mesh for Service {
                 }
                 // The proxy may be gone by now.
                 let _ = task.answers.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    /// Takes what is observed, and has nothing to say to it yet.
+    async fn observe(
+        &self,
+        request: Request<Streaming<pb::Observations>>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
+        if super::peer(&request)?.identity.is_none() {
+            return Err(Status::unauthenticated("a client certificate is required"));
+        }
+        let (guidance, stream) = mpsc::channel(1);
+        let (mut requests, mut stop) = (request.into_inner(), self.stop.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = super::stopped(&mut stop) => return,
+                    message = requests.message() => {
+                        let Ok(Some(message)) = message else { return };
+                        if let Err(error) = convert::observations(message) {
+                            let _ = guidance.send(Err(invalid(error))).await;
+                            return;
+                        }
+                    }
+                }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -4,7 +4,13 @@
 //! directory can read the authority's key in it anyway, and registrations of a short-lived mesh would have
 //! expired by the restart.
 
-use std::{collections::BTreeMap, io, net::IpAddr, num::NonZeroU16, path::Path};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU64},
+    path::Path,
+};
 
 use outrigger_certs::SpiffeId;
 use outrigger_proto::spec::{Serve, State};
@@ -24,6 +30,8 @@ pub struct Saved {
     serves: Vec<(NonZeroU16, NonZeroU16)>,
     version: String,
     ready: bool,
+    #[serde(default)]
+    ready_since: Option<NonZeroU64>,
 }
 
 impl Saved {
@@ -39,6 +47,7 @@ impl Saved {
             serves: serves.iter().map(|serve| (serve.mesh_port, serve.application_port)).collect(),
             version,
             ready: entry.state.ready,
+            ready_since: entry.state.ready_since,
         })
     }
 
@@ -55,7 +64,8 @@ impl Saved {
             serves: self.serves.into_iter().map(serve).collect(),
             version: self.version,
         };
-        Some((presence, State { ready: self.ready, draining: false }))
+        let state = State { ready: self.ready, draining: false, ready_since: self.ready_since };
+        Some((presence, state))
     }
 }
 
@@ -96,7 +106,7 @@ mod tests {
             }],
             version: "1".into(),
         };
-        let state = State { ready: true, draining: false };
+        let state = State { ready: true, draining: false, ready_since: NonZeroU64::new(1_767_225_600_000) };
         let mut machine = Workloads::default();
         machine.restore([(presence.clone(), state)], Instant::now());
         let saved: Vec<_> = machine.entries().filter_map(Saved::of).collect();

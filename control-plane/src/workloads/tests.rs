@@ -3,9 +3,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const READY: State = State { ready: true, draining: false };
-const STARTING: State = State { ready: false, draining: false };
-const DRAINING: State = State { ready: true, draining: true };
+const READY: State = State { ready: true, draining: false, ready_since: None };
+const STARTING: State = State { ready: false, draining: false, ready_since: None };
+const DRAINING: State = State { ready: true, draining: true, ready_since: None };
 
 fn presence(name: &str, instance: &str, address: &str) -> Presence {
     let identity = SpiffeId::new(&TrustDomain::parse("mesh.local").unwrap(), "shop", name).unwrap();
@@ -154,9 +154,9 @@ proptest! {
                     streams += 1;
                     // Two processes share a place, so they may replace each other.
                     let address = if process < 2 { "10.0.0.1" } else { "10.0.0.2" };
-                    machine.on_hello(StreamId(streams), presence("orders", &process.to_string(), address), State { ready, draining: false })
+                    machine.on_hello(StreamId(streams), presence("orders", &process.to_string(), address), State { ready, draining: false, ready_since: None })
                 }
-                Op::State { stream, ready, draining } => machine.on_state(StreamId(stream), State { ready, draining }),
+                Op::State { stream, ready, draining } => machine.on_state(StreamId(stream), State { ready, draining, ready_since: None }),
                 Op::Disconnect { stream } => machine.on_disconnected(StreamId(stream), now),
                 Op::Wait(millis) => {
                     now += Duration::from_millis(millis);

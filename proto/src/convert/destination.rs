@@ -5,16 +5,16 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
-    backend,
+    backend, backend_key,
     fields::{Fields, milliseconds},
-    inbound,
+    inbound, path_text,
 };
 use crate::{
     limits::{MAX_HEADER_MATCHES, MAX_MATCHES, MAX_REGEX_BYTES, MAX_ROUTES, MAX_WEIGHTED_BACKENDS},
     pb,
     spec::{
-        BackendKey, Destination, HeaderMatch, HeaderValueMatch, Key, PathMatch, Route, RouteMatch,
-        ServicePort, WeightedBackend, Workload,
+        Destination, HeaderMatch, HeaderValueMatch, Key, PathMatch, Route, RouteMatch, ServicePort,
+        WeightedBackend, Workload,
     },
 };
 
@@ -106,15 +106,6 @@ fn path_from_pb(fields: &mut Fields, from: pb::PathMatch) -> Option<PathMatch> {
     }
 }
 
-fn path_text(fields: &mut Fields, path: &str) -> Arc<str> {
-    if !path.starts_with('/') {
-        fields.refuse("does not begin with /");
-    } else if path.bytes().any(|b| b <= b' ' || b == 0x7f || matches!(b, b'?' | b'#')) {
-        fields.refuse("has a character that no path has: a space, a control character, ? or #");
-    }
-    fields.text(path)
-}
-
 fn header_from_pb(fields: &mut Fields, from: pb::HeaderMatch) -> Option<HeaderMatch> {
     use pb::header_match::Kind;
 
@@ -140,16 +131,6 @@ fn header_from_pb(fields: &mut Fields, from: pb::HeaderMatch) -> Option<HeaderMa
         }
     };
     Some(HeaderMatch { name: name?, value })
-}
-
-fn backend_key(fields: &mut Fields, text: &str) -> Option<BackendKey> {
-    match fields.parse::<Key>(text)? {
-        Key::Backend(key) => Some(key),
-        other @ (Key::Inbound | Key::Trust | Key::Destination(_)) => {
-            fields.refuse(format!("{other} is not the key of a backend"));
-            None
-        }
-    }
 }
 
 // === to the wire ===

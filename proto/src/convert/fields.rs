@@ -1,6 +1,14 @@
 //! Walks a message and collects what is wrong with it, each error under the path of its field.
 
-use std::{fmt, fmt::Write as _, num::NonZeroU16, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    fmt::Write as _,
+    num::{NonZeroU16, NonZeroU32},
+    ops::RangeInclusive,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::ConvertError;
 use crate::{
@@ -162,6 +170,49 @@ impl Fields {
             return None;
         }
         (!time.is_zero()).then_some(time)
+    }
+
+    /// A time that has to be there.
+    pub(super) fn time(&mut self, milliseconds: u64) -> Option<Duration> {
+        if milliseconds == 0 {
+            self.refuse("is 0");
+        }
+        self.timeout(milliseconds)
+    }
+
+    /// A number that has to be there.
+    pub(super) fn number(&mut self, number: u32) -> Option<NonZeroU32> {
+        let legal = NonZeroU32::new(number);
+        if legal.is_none() {
+            self.refuse("is 0");
+        }
+        legal
+    }
+
+    /// The number as it is; refused outside of `range`.
+    pub(super) fn within<T: Copy + PartialOrd + fmt::Display>(
+        &mut self,
+        number: T,
+        range: RangeInclusive<T>,
+    ) -> T {
+        if !range.contains(&number) {
+            self.refuse(format!("{number} is not within {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    /// A whole share of a hundred.
+    pub(super) fn percent(&mut self, percent: u32, least: u8) -> u8 {
+        self.within(percent, u32::from(least)..=100).try_into().unwrap_or(100)
+    }
+
+    /// Text within a limit of its own.
+    pub(super) fn short_text(&mut self, text: &str, most: usize) -> Arc<str> {
+        if text.len() > most {
+            self.refuse(format!("has {} bytes, at most {most} are taken", text.len()));
+            return Arc::default();
+        }
+        text.into()
     }
 
     fn refuse_length(&mut self, length: usize) {

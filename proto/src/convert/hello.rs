@@ -1,6 +1,6 @@
 //! What a proxy says: its greeting, its state, the keys it asks for.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, num::NonZeroU64, sync::Arc};
 
 use super::{ConvertError, fields::Fields};
 use crate::{
@@ -58,7 +58,11 @@ pub fn hello(from: pb::Hello) -> Result<Hello, ConvertError> {
 }
 
 pub fn state(from: pb::State) -> State {
-    State { ready: from.ready, draining: from.draining }
+    State {
+        ready: from.ready,
+        draining: from.draining,
+        ready_since: NonZeroU64::new(from.ready_since_ms).filter(|_| from.ready),
+    }
 }
 
 /// The keys of a `Subscribe` or `Unsubscribe`.
@@ -94,5 +98,9 @@ pub fn hello_to_pb(from: &Hello) -> pb::Hello {
 }
 
 pub fn state_to_pb(from: State) -> pb::State {
-    pb::State { ready: from.ready, draining: from.draining }
+    pb::State {
+        ready: from.ready,
+        draining: from.draining,
+        ready_since_ms: from.ready_since.map_or(0, NonZeroU64::get),
+    }
 }

@@ -1,8 +1,8 @@
 //! The server side of a workload.
 
-use std::{collections::BTreeMap, num::NonZeroU16};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 
-use super::fields::Fields;
+use super::{bulkhead, fields::Fields};
 use crate::{
     limits::{MAX_CALLERS, MAX_POLICIES, MAX_PORTS, MAX_RULES},
     pb,
@@ -44,7 +44,11 @@ fn port_from_pb(fields: &mut Fields, from: pb::InboundPort) -> Option<(NonZeroU1
             pb::MtlsMode::Permissive => Some(MtlsMode::Permissive),
         })
     });
-    Some((port?, InboundPort { protocol: protocol?, mtls: mtls?, limits: None }))
+    let limits = from
+        .limits
+        .map(|from| fields.at("limits", |fields| bulkhead::port_limits(fields, from)))
+        .map(Arc::new);
+    Some((port?, InboundPort { protocol: protocol?, mtls: mtls?, limits }))
 }
 
 pub(super) fn protocol(fields: &mut Fields, number: i32) -> Option<Protocol> {
@@ -94,6 +98,7 @@ pub(super) fn to_pb(from: &Inbound) -> pb::Inbound {
             MtlsMode::Permissive => pb::MtlsMode::Permissive,
         }
         .into(),
+        limits: policy.limits.as_deref().map(bulkhead::port_limits_to_pb),
     });
     let egress = match from.egress {
         EgressPolicy::Allow => pb::EgressPolicy::Allow,

@@ -172,7 +172,11 @@ fn update_strategy() -> impl Strategy<Value = Update> {
 }
 
 fn hello_strategy() -> impl Strategy<Value = Hello> {
-    let state = (any::<bool>(), any::<bool>()).prop_map(|(ready, draining)| State { ready, draining });
+    let state = (any::<bool>(), any::<bool>()).prop_map(|(ready, draining)| State {
+        ready,
+        draining,
+        ready_since: None,
+    });
     let serve =
         (port(), port()).prop_map(|(mesh_port, application_port)| Serve { mesh_port, application_port });
     let held = (body().prop_map(|body| body.key()), text()).prop_map(|(key, version)| Held { key, version });
@@ -295,6 +299,8 @@ fn good() -> pb::ConfigureResponse {
         identity: "spiffe://mesh.local/ns/shop/sa/orders".into(),
         zone: "a".into(),
         weight: 1,
+        subset: "v1".into(),
+        ready_since_ms: 1,
     };
     let route = pb::Route {
         name: "shop/orders/0".into(),
@@ -326,6 +332,7 @@ fn good() -> pb::ConfigureResponse {
             port: 8080,
             protocol: pb::Protocol::Detect.into(),
             mtls: pb::MtlsMode::Strict.into(),
+            limits: None,
         }],
         authorization: vec![pb::AuthorizationPolicy {
             name: "shop/only-web".into(),
@@ -340,8 +347,14 @@ fn good() -> pb::ConfigureResponse {
     };
     let backend = pb::Backend {
         endpoints: vec![endpoint],
-        load_balancer: pb::LoadBalancer::PeakEwma.into(),
-        timeouts: Some(pb::Timeouts { connect_ms: 5_000, request_ms: 0, idle_ms: 0 }),
+        traffic: Some(pb::Traffic {
+            load_balancer: Some(pb::LoadBalancer {
+                algorithm: pb::Algorithm::PeakEwma.into(),
+                ..pb::LoadBalancer::default()
+            }),
+            timeouts: Some(pb::Timeouts { connect_ms: 5_000, ..pb::Timeouts::default() }),
+            ..pb::Traffic::default()
+        }),
     };
     let trust = pb::Trust { trust_domain: "mesh.local".into(), roots_der: vec![vec![1]] };
 
@@ -413,7 +426,7 @@ fn backend_of(from: &mut Pb) -> &mut pb::Backend {
 }
 
 fn timeouts_of(from: &mut Pb) -> &mut pb::Timeouts {
-    backend_of(from).timeouts.as_mut().unwrap()
+    backend_of(from).traffic.as_mut().unwrap().timeouts.as_mut().unwrap()
 }
 
 fn path_of(from: &mut Pb, kind: pb::path_match::Kind) {
@@ -494,7 +507,7 @@ fn every_broken_inbound_gives_its_own_error() {
     check("resources[0].inbound.ports[0].mtls", "missing", |u| inbound_of(u).ports[0].mtls = 0);
     check("resources[0].inbound.ports[0].mtls", "unknown", |u| inbound_of(u).ports[0].mtls = -1);
     check("resources[0].inbound.ports[1].port", "8080 is listed twice", |u| {
-        let twice = inbound_of(u).ports[0];
+        let twice = inbound_of(u).ports[0].clone();
         inbound_of(u).ports.push(twice);
     });
     check("resources[0].inbound.egress", "missing", |u| inbound_of(u).egress = 0);
@@ -625,12 +638,14 @@ fn every_broken_backend_gives_its_own_error() {
     check("resources[4].backend.endpoints", "at most", |u| {
         backend_of(u).endpoints = vec![pb::Endpoint::default(); MAX_ENDPOINTS + 1];
     });
-    check("resources[4].backend.load_balancer", "missing", |u| backend_of(u).load_balancer = 0);
-    check("resources[4].backend.load_balancer", "unknown", |u| backend_of(u).load_balancer = 5);
-    check("resources[4].backend.timeouts.connect_ms", "is 0", |u| timeouts_of(u).connect_ms = 0);
-    check("resources[4].backend.timeouts.connect_ms", "longer", |u| timeouts_of(u).connect_ms = u64::MAX);
-    check("resources[4].backend.timeouts.request_ms", "longer", |u| timeouts_of(u).request_ms = u64::MAX);
-    check("resources[4].backend.timeouts.idle_ms", "longer", |u| timeouts_of(u).idle_ms = u64::MAX);
+    check("resources[4].backend.traffic.timeouts.connect_ms", "is 0", |u| timeouts_of(u).connect_ms = 0);
+    check("resources[4].backend.traffic.timeouts.connect_ms", "longer", |u| {
+        timeouts_of(u).connect_ms = u64::MAX
+    });
+    check("resources[4].backend.traffic.timeouts.request_ms", "longer", |u| {
+        timeouts_of(u).request_ms = u64::MAX
+    });
+    check("resources[4].backend.traffic.timeouts.idle_ms", "longer", |u| timeouts_of(u).idle_ms = u64::MAX);
 }
 
 #[test]
@@ -646,7 +661,7 @@ fn every_broken_hello_gives_its_own_error() {
         state: None,
         presence_only: false,
     };
-    assert_eq!(hello(good()).unwrap().state, State { ready: false, draining: false });
+    assert_eq!(hello(good()).unwrap().state, State::default());
     let check = |field: &str, reason: &str, break_it: fn(&mut pb::Hello)| {
         let mut from = good();
         break_it(&mut from);

@@ -1,6 +1,11 @@
 //! What travels on the configuration stream, validated.
 
-use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU64},
+    sync::Arc,
+};
 
 use outrigger_certs::TrustDomain;
 use serde::Serialize;
@@ -69,6 +74,8 @@ pub struct Held {
 pub struct State {
     pub ready: bool,
     pub draining: bool,
+    /// Since when it is ready, in milliseconds since 1970 by the proxy's clock. `None`: it is not, or did not say.
+    pub ready_since: Option<NonZeroU64>,
 }
 
 /// What is wrong with which field of an update.

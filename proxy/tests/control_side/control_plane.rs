@@ -23,7 +23,8 @@ use outrigger_certs::{
 use outrigger_proto::{
     convert,
     pb::{
-        ConfigureRequest, ConfigureResponse, Hello, Resource, SignRequest, SignResponse,
+        ConfigureRequest, ConfigureResponse, Guidance, Hello, Observations, Resource, SignRequest,
+        SignResponse,
         configure_request::Kind,
         identity_server::{Identity, IdentityServer},
         mesh_server::{Mesh, MeshServer},
@@ -330,6 +331,7 @@ impl Identity for Script {
 #[tonic::async_trait]
 impl Mesh for Script {
     type ConfigureStream = ReceiverStream<Result<ConfigureResponse, Status>>;
+    type ObserveStream = ReceiverStream<Result<Guidance, Status>>;
 
     async fn configure(
         &self,
@@ -351,6 +353,14 @@ impl Mesh for Script {
         }
         let _ = self.streams.send(Stream { hello, peer, incoming, outgoing, nonce: 0 });
         Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    /// A control plane of an earlier version, which knows no such call.
+    async fn observe(
+        &self,
+        _: Request<Streaming<Observations>>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
+        Err(Status::unimplemented("observe"))
     }
 }
 

@@ -433,6 +433,6 @@ async fn a_state_is_told_even_if_it_changed_while_nobody_was_there() {
     proxy.readiness.waiting(Gate::Listeners, "for the test");
     let mut control_plane = ControlPlane::restart(&ca, address);
     let stream = control_plane.stream().await;
-    let State { ready, draining } = convert::state(stream.hello.state.unwrap());
+    let State { ready, draining, .. } = convert::state(stream.hello.state.unwrap());
     assert!(!ready && !draining);
 }

@@ -120,14 +120,14 @@ async fn endpoints_follow_the_presence_of_workloads() {
 
     // Announced elsewhere too, but not ready yet.
     let mut hello = orders.hello("10.0.0.3");
-    hello.state = State { ready: false, draining: false };
+    hello.state = State { ready: false, draining: false, ready_since: None };
     hello.presence_only = true;
     let second = Stream::greeted(&rig, &orders, &hello).await;
-    second.say(Kind::State(pb::State { ready: true, draining: false }));
+    second.say(Kind::State(pb::State { ready: true, draining: false, ready_since_ms: 0 }));
     let update = client.take_until(|update| endpoints(update).is_some()).await;
     assert_eq!(endpoints(&update).unwrap(), ["10.0.0.2:9443", "10.0.0.3:8080"]);
 
-    first.say(Kind::State(pb::State { ready: true, draining: true }));
+    first.say(Kind::State(pb::State { ready: true, draining: true, ready_since_ms: 0 }));
     let update = client.take_until(|update| endpoints(update).is_some()).await;
     assert_eq!(endpoints(&update).unwrap(), ["10.0.0.3:8080"], "draining withdraws at once");
 

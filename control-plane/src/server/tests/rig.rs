@@ -228,7 +228,7 @@ impl Joined {
             zone: "a".into(),
             serves: vec![],
             held: vec![],
-            state: State { ready: true, draining: false },
+            state: State { ready: true, draining: false, ready_since: None },
             presence_only: false,
         }
     }

@@ -57,6 +57,33 @@ pub struct Cache {
     pub stale_if_error: Option<Duration>,
 }
 
+impl Answer {
+    /// Whether a policy may set the field: what frames an answer, or belongs to one connection, is for the proxy to say.
+    pub fn may_have(name: &HeaderName) -> bool {
+        const FRAMING: [&str; 9] = [
+            "connection",
+            "content-length",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "trailers",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        !FRAMING.contains(&name.as_str())
+    }
+
+    /// 204 and 304 never have a body (RFC 9110, 15.3.5 and 15.4.5), nor has 205.
+    pub fn may_have_body(status: StatusCode) -> bool {
+        !status.is_informational()
+            && !matches!(
+                status,
+                StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+            )
+    }
+}
+
 impl Default for FallbackOn {
     fn default() -> Self {
         Self { breaker: true, no_endpoints: true, timeout: true, failure: true, statuses: Vec::new() }

@@ -218,10 +218,10 @@ fn the_state_goes_to_every_control_plane() {
     session.on_connected(0);
     session.on_connected(2);
     told(&mut session);
-    session.on_state(State { ready: true, draining: false });
-    session.on_state(State { ready: true, draining: false });
+    session.on_state(State { ready: true, draining: false, ready_since: None });
+    session.on_state(State { ready: true, draining: false, ready_since: None });
     assert_eq!(told(&mut session), ["0: state 10", "2: state 10"]);
-    session.on_state(State { ready: false, draining: true });
+    session.on_state(State { ready: false, draining: true, ready_since: None });
     session.on_connected(1);
     assert_eq!(told(&mut session), ["0: state 01", "2: state 01", "open 1 presence"]);
 }
