@@ -11,16 +11,15 @@ use std::{
     cell::{Cell, RefCell},
     hash::Hash,
     net::SocketAddr,
-    num::NonZeroU32,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use hashbrown::HashMap;
 use outrigger_certs::{Credentials, SpiffeId, alpn, tls};
 use outrigger_core::{
-    balance::{Load, Loads, Picker},
+    balance::{Load, Loads, Member, Picker},
     limits,
     race::Learned,
     retry::Budget,
@@ -139,8 +138,12 @@ impl Clusters {
         for endpoint in &endpoints {
             endpoint.users.set(endpoint.users.get() + 1);
         }
-        let weights: Vec<NonZeroU32> = backend.endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        let picker = Picker::new(&backend.traffic.load_balancer.algorithm, &weights, &mut *worker.rng());
+        let today = SystemTime::now();
+        let members: Vec<_> =
+            backend.endpoints.iter().map(|endpoint| Member::new(endpoint, now, today)).collect();
+        let zone = &worker.ctx.config.zone;
+        let picker =
+            Picker::new(&backend.traffic.load_balancer, &members, zone, &mut *worker.rng(), now);
         let old = self.remove(key);
         let (budget, label) = match &old {
             Some(old) => (Rc::clone(&old.budget), Rc::clone(&old.label)),

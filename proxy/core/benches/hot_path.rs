@@ -16,7 +16,7 @@ use outrigger_certs::{SpiffeId, TrustDomain};
 use outrigger_core::{
     authority,
     authorize::Policies,
-    balance::{Load, Picker},
+    balance::{Load, Member, Picker, Wanted, hash},
     detect::detect,
     framing::{Guard, Side},
     headers,
@@ -27,14 +27,15 @@ use outrigger_core::{
     route::{CompiledRoute, RequestView, find},
 };
 use outrigger_proto::spec::{
-    Action, Algorithm, AuthorizationPolicy, AuthorizationRule, MtlsMode, PathMatch, Route, RouteMatch,
-    WeightedBackend,
+    Action, Algorithm, AuthorizationPolicy, AuthorizationRule, HashOn, LoadBalancer, MtlsMode, PathMatch,
+    Route, RouteMatch, Subset, Table, WeightedBackend, ZonePreference,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
 const ROUNDS: u32 = 7;
 const CALLS: u32 = 200_000;
 
+#[derive(Clone)]
 struct Bench {
     only: Option<String>,
     rounds: u32,
@@ -170,24 +171,90 @@ fn policy(bench: &Bench) {
     });
 }
 
+/// Endpoints of two zones and two versions; `uneven`: of weights from 1 to 7.
+fn members(count: u32, uneven: bool) -> Vec<Member> {
+    let [zones, versions] = [["a", "b"], ["v1", "v2"]].map(|names| names.map(Arc::<str>::from));
+    (0..count)
+        .map(|n| Member {
+            key: hash::xxh64(&n.to_le_bytes(), 0),
+            weight: NonZeroU32::MIN.saturating_add(if uneven { n % 7 } else { 0 }),
+            zone: Arc::clone(&zones[(n % 2) as usize]),
+            subset: Arc::clone(&versions[(n / 2 % 2) as usize]),
+            ready_since: None,
+        })
+        .collect()
+}
+
 fn balancing(bench: &Bench, now: Instant) {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut load = Load::new(now);
     load.on_response(Duration::from_millis(1), now);
     let mut loads = vec![load; 1000];
     let later = now + Duration::from_millis(3);
-    for (policy, uneven) in [
-        (Algorithm::PeakEwma, false),
-        (Algorithm::PeakEwma, true),
-        (Algorithm::LeastRequest, false),
-        (Algorithm::RoundRobin, true),
+    let plain = |algorithm| LoadBalancer { algorithm, ..LoadBalancer::default() };
+    let hashed = |table| plain(Algorithm::Consistent(table, vec![HashOn::Path]));
+    let everything = LoadBalancer {
+        zone: Some(ZonePreference { min_healthy_percent: 70 }),
+        slow_start: Some(Duration::from_secs(30)),
+        panic_percent: 10,
+        subset: Some(Subset {
+            header: header::HeaderName::from_static("x-version"),
+            label: "version".into(),
+            fallback_to_any: true,
+        }),
+        ..LoadBalancer::default()
+    };
+    for (name, policy, uneven, half) in [
+        ("peak-ewma", plain(Algorithm::PeakEwma), false, false),
+        ("peak-ewma, weighted", plain(Algorithm::PeakEwma), true, false),
+        ("peak-ewma, half of them ejected", plain(Algorithm::PeakEwma), false, true),
+        ("peak-ewma, all features on", everything.clone(), true, true),
+        ("least-request", plain(Algorithm::LeastRequest), false, false),
+        ("round-robin", plain(Algorithm::RoundRobin), false, false),
+        ("round-robin, weighted", plain(Algorithm::RoundRobin), true, false),
+        ("random", plain(Algorithm::Random), false, false),
+        ("maglev", hashed(Table::Maglev), true, true),
+        ("ring", hashed(Table::Ring), true, true),
     ] {
-        let weights: Vec<_> =
-            (0..1000_u32).map(|n| NonZeroU32::MIN.saturating_add(if uneven { n % 7 } else { 0 })).collect();
-        let mut picker = Picker::new(&policy, &weights, &mut rng);
-        let name = format!("pick of 1,000: {policy:?}{}", if uneven { ", weighted" } else { "" });
-        bench.row(&name, || {
-            black_box(picker.pick(&loads[..], |_| true, &mut rng, later));
+        let mut members = members(1000, uneven);
+        // Half way through slow start, if it is on: all but one in ten.
+        for member in members.iter_mut().skip(100) {
+            member.ready_since = later.checked_sub(Duration::from_secs(15));
+        }
+        let mut picker = Picker::new(&policy, &members, "a", &mut rng, later);
+        if half {
+            (0..1000).filter(|index| index / 4 % 2 == 0).for_each(|index| picker.set_admitted(index, false));
+        }
+        let mut key = 0_u64;
+        bench.row(&format!("pick of 1,000: {name}"), || {
+            key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let wanted = Wanted { hash: Some(key), subset: Some("v2") };
+            black_box(picker.pick(&loads[..], &wanted, |_| true, &mut rng, later));
+        });
+    }
+    let many = Bench { calls: bench.calls.div_ceil(20_000), ..bench.clone() };
+    let large = vec![loads[0].clone(); 100_000];
+    for (name, policy, uneven) in [
+        ("peak-ewma", plain(Algorithm::PeakEwma), false),
+        ("peak-ewma, weighted", plain(Algorithm::PeakEwma), true),
+        ("round-robin, weighted", plain(Algorithm::RoundRobin), true),
+        ("all features on", everything, true),
+        ("maglev, and a pick", hashed(Table::Maglev), true),
+        ("ring, and a pick", hashed(Table::Ring), true),
+    ] {
+        let members = members(100_000, uneven);
+        let wanted = Wanted { hash: Some(1), subset: None };
+        many.row(&format!("picker of 100,000: {name}"), || {
+            let mut picker = Picker::new(&policy, black_box(&members), "a", &mut rng, later);
+            black_box(picker.pick(&large[..], &wanted, |_| true, &mut rng, later));
+        });
+    }
+    let members = members(1000, true);
+    for (name, policy) in [("maglev", hashed(Table::Maglev)), ("ring", hashed(Table::Ring))] {
+        let wanted = Wanted { hash: Some(1), subset: None };
+        many.row(&format!("picker of 1,000: {name}, and a pick"), || {
+            let mut picker = Picker::new(&policy, black_box(&members), "a", &mut rng, later);
+            black_box(picker.pick(&loads[..], &wanted, |_| true, &mut rng, later));
         });
     }
     let load = &mut loads[0];

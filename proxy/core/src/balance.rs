@@ -1,7 +1,7 @@
 //! Which endpoint gets the next request.
 //!
-//! All policies respect weights, and all take the same three things from outside: the [`Load`]s, what is usable (not
-//! tried already, not ejected), and a generator.
+//! All algorithms respect weights, and all take the same things from outside: the [`Load`]s, who is admitted (closed
+//! circuits, healthy), what is usable (not tried already, not at its limit), and a generator.
 //!
 //! - **peak-EWMA** (default): two endpoints are drawn, the one with the lower [`Load::cost`] is taken. Drawing follows
 //!   the weights, and the cost counts requests in flight per weight, so equal endpoints share by weight when idle and
@@ -10,31 +10,86 @@
 //! - **round-robin**: each in turn; with unequal weights by the time of its next turn, as often as its weight says.
 //!   It begins at a random place, so that many callers do not begin at the same one.
 //! - **random**: by weight.
+//! - **Maglev, ring**: equal keys to the same endpoint, see [`table`]; without a key, at random.
 //!
-//! When the draw finds nothing usable, the endpoints are tried in order from a random place, so the last usable one
-//! is always found.
+//! # From the request to the endpoint
+//!
+//! 1. The **subset** that the request names; no other endpoint is looked at.
+//! 2. **Panic**: if less than `panic_percent` of it is admitted, or nobody at all, everybody there counts as admitted. So a
+//!    last endpoint is never refused. Whoever wants to fail fast when all circuits are open asks them first.
+//! 3. **Zone**: the own zone keeps `healthy / min_healthy` of the requests (by key: of the keys), the other zones get the
+//!    rest by capacity; who finds nobody usable on one side looks on the other. Without endpoints in the own zone, or
+//!    elsewhere, zones do not count. In panic both sides share by weight.
+//! 4. **Slow start**: a new endpoint is drawn, or has its turn, at first a tenth as often as its weight says.
+//! 5. The algorithm. Endpoints that refuse ([`Load::on_refusal`]) are passed over while there are others, except by key.
+//!    When drawing finds nothing usable, the admitted are tried in order from a random place, so the last usable one is
+//!    always found.
 //!
 //! It keeps no loads (they outlive a change of endpoints) and ejects nobody.
 
-use std::{cmp::Ordering, collections::BinaryHeap, num::NonZeroU32, time::Instant};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
-use outrigger_proto::spec::Algorithm;
+use hashbrown::HashMap;
+use outrigger_proto::spec::{Algorithm, Endpoint, LoadBalancer};
 use rand_core::Rng;
 
 pub mod ewma;
+mod fleet;
+pub mod hash;
+mod key;
+mod scope;
+mod table;
+mod weights;
 
 pub use ewma::Load;
+pub use key::{Cookie, Facts, Key, key};
 
-/// Draws before the endpoints are tried in order.
-const DRAWS: usize = 8;
+use fleet::{Fleet, Layout, Ramp};
+use scope::{Measure, Method, Question, Scope};
+use weights::unit;
 
-/// The choice among the endpoints of one backend, in one worker. Made anew when the endpoints or the policy change.
+/// An endpoint, as far as a choice among many has to know it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// From [`hash::endpoint`]; only needed by the algorithms that hash.
+    pub key: u64,
+    pub weight: NonZeroU32,
+    /// Empty: unknown.
+    pub zone: Arc<str>,
+    /// Empty: none.
+    pub subset: Arc<str>,
+    /// `None`: long ago.
+    pub ready_since: Option<Instant>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// From [`key()`].
+    pub hash: Option<u64>,
+    /// The value of [`outrigger_proto::spec::Subset::header`], if the request has it.
+    pub subset: Option<&'a str>,
+}
+
+/// The choice among the endpoints of one backend, in one worker. Made anew when the endpoints or the policy change; then
+/// everybody is admitted until [`Self::set_admitted`] says otherwise.
 #[derive(Debug)]
 pub struct Picker {
-    endpoints: usize,
+    fleet: Fleet,
     method: Method,
-    /// `None`: all weights are equal.
-    weights: Option<Weights>,
+    /// By position; empty unless the method hashes.
+    keys: Box<[u64]>,
+    /// Own zone and others of everybody, then the own zones of all subsets, then their others.
+    scopes: Vec<Scope>,
+    subsets: HashMap<Arc<str>, u32>,
+    /// Whether a request may go to any endpoint when it names no subset that exists.
+    any_subset: bool,
+    min_healthy: Option<f64>,
+    panic_percent: u64,
 }
 
 /// The loads of the endpoints, by the index that [`Picker::pick`] returns.
@@ -49,206 +104,152 @@ impl Loads for [Load] {
     }
 }
 
-#[derive(Debug)]
-enum Method {
-    TwoChoices(Measure),
-    Random,
-    RoundRobin { next: usize },
-    WeightedRoundRobin { turns: BinaryHeap<Turn> },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Measure {
-    Ewma,
-    InFlight,
-}
-
-/// An alias table (Vose): an endpoint by weight from one random number, however many there are.
-#[derive(Debug)]
-struct Weights {
-    /// Of each endpoint: up to which 32-bit number its column is itself, and who it is beyond.
-    columns: Box<[(u32, u32)]>,
-    /// Weight over mean weight.
-    shares: Box<[f64]>,
-}
-
-/// When an endpoint's next turn comes, on a clock that a turn of weight 1 advances by 1.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    at: f64,
-    index: u32,
+impl Member {
+    /// `now` and `today` are the same moment on two clocks.
+    pub fn new(endpoint: &Endpoint, now: Instant, today: SystemTime) -> Self {
+        let ready_since = endpoint.ready_since.and_then(|since| {
+            let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since.get()))?;
+            // Before the machine's start there is no `Instant`; that is long ago too.
+            now.checked_sub(today.duration_since(since).unwrap_or_default())
+        });
+        Self {
+            key: hash::endpoint(endpoint.address, endpoint.identity.as_str()),
+            weight: endpoint.weight,
+            zone: Arc::clone(&endpoint.zone),
+            subset: Arc::clone(&endpoint.subset),
+            ready_since,
+        }
+    }
 }
 
 impl Picker {
-    pub fn new(policy: &Algorithm, weights: &[NonZeroU32], rng: &mut impl Rng) -> Self {
-        let uneven = weights.windows(2).any(|pair| pair[0] != pair[1]);
-        let method = match policy {
+    /// `own_zone` is the caller's; empty: unknown.
+    pub fn new(
+        policy: &LoadBalancer,
+        members: &[Member],
+        own_zone: &str,
+        rng: &mut impl Rng,
+        now: Instant,
+    ) -> Self {
+        let method = match &policy.algorithm {
             Algorithm::PeakEwma => Method::TwoChoices(Measure::Ewma),
             Algorithm::LeastRequest => Method::TwoChoices(Measure::InFlight),
-            Algorithm::Random | Algorithm::Consistent(..) => Method::Random,
-            Algorithm::RoundRobin if uneven => {
-                let turns = weights.iter().enumerate().map(|(index, weight)| Turn {
-                    at: unit(rng) / f64::from(weight.get()),
-                    index: index as u32,
-                });
-                Method::WeightedRoundRobin { turns: turns.collect() }
-            }
-            Algorithm::RoundRobin => Method::RoundRobin { next: below(weights.len().max(1), rng) },
+            Algorithm::Random => Method::Random,
+            Algorithm::RoundRobin => Method::RoundRobin,
+            Algorithm::Consistent(table, _) => Method::Hash(*table),
         };
-        let weights_table = uneven.then(|| Weights::new(weights));
-        Self { endpoints: weights.len(), method, weights: weights_table }
+        let zone = policy.zone.filter(|_| !own_zone.is_empty());
+        let mut layout = Layout::new(members, zone.map(|_| own_zone), policy.subset.is_some());
+        let ramp = policy.slow_start.and_then(|window| Ramp::new(members, &layout, window, now));
+        let keys = match method {
+            Method::Hash(_) => {
+                (0..members.len()).map(|position| members[layout.index(position)].key).collect()
+            }
+            Method::TwoChoices(_) | Method::Random | Method::RoundRobin => Box::default(),
+        };
+        let fleet = Fleet::new(members, &mut layout, ramp);
+        let scopes = layout.ranges.iter().map(|range| Scope::new(method, &fleet, *range, rng)).collect();
+        Self {
+            fleet,
+            method,
+            keys,
+            scopes,
+            subsets: layout.subsets,
+            any_subset: policy.subset.as_ref().is_none_or(|subset| subset.fallback_to_any),
+            min_healthy: zone.map(|zone| f64::from(zone.min_healthy_percent.max(1)) / 100.0),
+            panic_percent: policy.panic_percent.into(),
+        }
     }
 
-    /// One endpoint for which `usable` holds, or `None` if there is none.
+    /// Whether an endpoint may get requests: its circuit is closed and it is healthy.
+    pub fn set_admitted(&mut self, index: usize, admitted: bool) {
+        let position = self.fleet.position(index);
+        if !self.fleet.admitted.set(position, admitted) {
+            return;
+        }
+        let (all, by_subset) = self.scopes.split_at_mut(2);
+        let step = if admitted { 1 } else { -1 };
+        let count = |scope: &mut Scope| {
+            scope.admitted = scope.admitted.wrapping_add_signed(step);
+        };
+        count(&mut all[usize::from(position as u32 >= all[1].start())]);
+        // Empty scopes begin where the next one does, so the last that begins here or before has it.
+        let after = by_subset.partition_point(|scope| scope.start() as usize <= position);
+        if let Some(scope) = after.checked_sub(1).and_then(|at| by_subset.get_mut(at)) {
+            count(scope);
+        }
+    }
+
+    /// How many are admitted.
+    pub fn admitted(&self) -> usize {
+        self.scopes.iter().take(2).map(|scope| scope.admitted as usize).sum()
+    }
+
+    /// One endpoint for which `usable` holds: an admitted one, or in panic any. `None` if there is none.
     pub fn pick(
         &mut self,
         loads: &(impl Loads + ?Sized),
+        wanted: &Wanted<'_>,
         usable: impl Fn(usize) -> bool,
         rng: &mut impl Rng,
         now: Instant,
     ) -> Option<usize> {
-        match self.endpoints {
-            0 => return None,
-            1 => return usable(0).then_some(0),
-            _ => {}
+        if self.fleet.ramp.as_ref().is_some_and(|ramp| ramp.is_over(now)) {
+            self.fleet.ramp = None;
         }
-        match &mut self.method {
-            Method::TwoChoices(measure) => {
-                let measure = *measure;
-                self.two_choices(measure, loads, usable, rng, now)
+        let (own, others) = self.scopes_of(wanted.subset)?;
+        let (own_len, others_len) = (self.scopes[own].len(), self.scopes[others].len());
+        let all = u64::from(own_len) + u64::from(others_len);
+        let admitted = u64::from(self.scopes[own].admitted) + u64::from(self.scopes[others].admitted);
+        let panic = admitted == 0 || admitted * 100 < self.panic_percent * all;
+        let order = match self.min_healthy {
+            _ if own_len == 0 => [others, own],
+            _ if others_len == 0 => [own, others],
+            None => [others, own],
+            Some(min_healthy) => {
+                let kept = if panic {
+                    let (own, others) = (self.scopes[own].capacity, self.scopes[others].capacity);
+                    own as f64 / (own + others) as f64
+                } else {
+                    f64::from(self.scopes[own].admitted) / f64::from(own_len) / min_healthy
+                };
+                let place = match wanted.hash {
+                    _ if kept >= 1.0 => 0.0,
+                    // Other bits than those that look into the table.
+                    Some(hash) => hash::spread(!hash) as f64 / u64::MAX as f64,
+                    None => unit(rng),
+                };
+                if place < kept { [own, others] } else { [others, own] }
             }
-            Method::Random => self.draw_usable(&usable, rng),
-            Method::RoundRobin { next } => {
-                let order = (0..self.endpoints).map(|step| (*next + step) % self.endpoints);
-                let chosen = order.into_iter().find(|index| usable(*index))?;
-                *next = (chosen + 1) % self.endpoints;
-                Some(chosen)
-            }
-            Method::WeightedRoundRobin { turns } => {
-                let weights = self.weights.as_ref()?;
-                // Who is passed over has had its turn, or it would come back all at once.
-                for _ in 0..4 * self.endpoints {
-                    let mut turn = turns.peek_mut()?;
-                    let index = turn.index as usize;
-                    turn.at += 1.0 / weights.shares[index];
-                    if usable(index) {
-                        return Some(index);
-                    }
+        };
+        let question = Question {
+            fleet: &self.fleet,
+            keys: &self.keys,
+            loads,
+            usable: &usable,
+            panic,
+            hash: wanted.hash,
+            now,
+        };
+        let picked = self.scopes[order[0]].pick(self.method, &question, rng);
+        let picked = picked.or_else(|| self.scopes[order[1]].pick(self.method, &question, rng))?;
+        Some(self.fleet.index(picked))
+    }
+
+    /// Own zone and others, of the subset if it is known.
+    fn scopes_of(&self, subset: Option<&str>) -> Option<(usize, usize)> {
+        let known = match subset {
+            Some(subset) if self.scopes.len() > 2 => {
+                match self.subsets.get(subset).filter(|_| !subset.is_empty()) {
+                    Some(number) => Some(*number as usize),
+                    None if self.any_subset => None,
+                    None => return None,
                 }
-                (0..self.endpoints).find(|index| usable(*index))
             }
-        }
-    }
-
-    fn two_choices(
-        &self,
-        measure: Measure,
-        loads: &(impl Loads + ?Sized),
-        usable: impl Fn(usize) -> bool,
-        rng: &mut impl Rng,
-        now: Instant,
-    ) -> Option<usize> {
-        let first = self.draw_usable(&usable, rng)?;
-        let second = match &self.weights {
-            // By weight and possibly the same one: so that what is not compared follows the weights exactly.
-            Some(weights) => weights.draw(rng),
-            // Another one.
-            None => (first + 1 + below(self.endpoints - 1, rng)) % self.endpoints,
+            _ => None,
         };
-        let second = if usable(second) { second } else { self.draw_usable(&usable, rng)? };
-        if first == second {
-            return Some(first);
-        }
-        let cost = |index| {
-            let share = self.weights.as_ref().map_or(1.0, |weights| weights.shares[index]);
-            loads.load(index, |load| match measure {
-                Measure::Ewma => load.cost(share, now),
-                Measure::InFlight => f64::from(load.in_flight()) / share,
-            })
-        };
-        Some(if cost(second) < cost(first) { second } else { first })
+        Some(known.map_or((0, 1), |number| (2 + number, 2 + self.subsets.len() + number)))
     }
-
-    fn draw_usable(&self, usable: impl Fn(usize) -> bool, rng: &mut impl Rng) -> Option<usize> {
-        for _ in 0..DRAWS {
-            let index = match &self.weights {
-                Some(weights) => weights.draw(rng),
-                None => below(self.endpoints, rng),
-            };
-            if usable(index) {
-                return Some(index);
-            }
-        }
-        let start = below(self.endpoints, rng);
-        (0..self.endpoints).map(|step| (start + step) % self.endpoints).find(|index| usable(*index))
-    }
-}
-
-// === impl Weights ===
-
-impl Weights {
-    fn new(weights: &[NonZeroU32]) -> Self {
-        let total: u64 = weights.iter().map(|weight| u64::from(weight.get())).sum();
-        let mean = total as f64 / weights.len() as f64;
-        let shares: Box<[f64]> = weights.iter().map(|weight| f64::from(weight.get()) / mean).collect();
-        let mut columns: Box<[(u32, u32)]> =
-            (0..weights.len() as u32).map(|index| (u32::MAX, index)).collect();
-        let mut left = shares.to_vec();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-            (0..left.len()).partition(|index| left[*index] < 1.0);
-        while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
-            columns[poor] = ((left[poor] * f64::from(u32::MAX)) as u32, rich as u32);
-            left[rich] -= 1.0 - left[poor];
-            if left[rich] < 1.0 {
-                large.pop();
-                small.push(rich);
-            }
-        }
-        Self { columns, shares }
-    }
-
-    fn draw(&self, rng: &mut impl Rng) -> usize {
-        let random = rng.next_u64();
-        let column = scale(random as u32, self.columns.len());
-        let (own, alias) = self.columns[column];
-        if (random >> 32) as u32 <= own { column } else { alias as usize }
-    }
-}
-
-// === impl Turn ===
-
-impl Ord for Turn {
-    /// The earliest is the greatest, because the heap gives the greatest first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.at.total_cmp(&self.at).then(other.index.cmp(&self.index))
-    }
-}
-
-impl PartialOrd for Turn {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Turn {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Turn {}
-
-/// Uniform below `bound` but for 2^-32 (`bound` is a number of endpoints).
-fn below(bound: usize, rng: &mut impl Rng) -> usize {
-    scale(rng.next_u32(), bound)
-}
-
-fn scale(random: u32, bound: usize) -> usize {
-    ((u64::from(random) * bound as u64) >> 32) as usize
-}
-
-fn unit(rng: &mut impl Rng) -> f64 {
-    f64::from(rng.next_u32()) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_core::balance::Wanted;
 use smallvec::SmallVec;
 
 use crate::{
@@ -34,7 +35,8 @@ pub struct Picked {
 /// One endpoint that was not tried yet. `None`: all were.
 pub fn pick(worker: &Worker, cluster: &Cluster, tried: &Tried, now: Instant) -> Option<Picked> {
     let usable = |index: usize| !tried.0.contains(&index);
-    let index = cluster.picker.borrow_mut().pick(cluster, usable, &mut *worker.rng(), now)?;
+    let index =
+        cluster.picker.borrow_mut().pick(cluster, &Wanted::default(), usable, &mut *worker.rng(), now)?;
     Some(Picked { endpoint: Rc::clone(&cluster.endpoints[index]), index })
 }
 

@@ -7,6 +7,8 @@
 //! - An endpoint without any answer yet costs nothing while idle, and [`UNMEASURED`] per request once one is under way:
 //!   a new one gets a single probe instead of a flood.
 //! - A failure counts as a latency of at least [`FAILURE`], so that failing fast attracts nobody.
+//! - A refusal (429, 503, RESOURCE_EXHAUSTED) counts as a failure, and the endpoint is avoided for as long as it asks for
+//!   in Retry-After, at most [`MAX_AVOIDED`]: every other one is cheaper, by every measure.
 //! - A caller that gives up tells a lower bound: it can raise the estimate, never lower it.
 //!
 //! It ejects nobody, and never forgets a request in flight: [`Load::on_end`] must follow every dispatch once.
@@ -19,6 +21,13 @@ pub const DECAY: Duration = Duration::from_secs(10);
 pub const UNMEASURED: Duration = Duration::from_millis(30);
 /// Least latency that a failure counts as. Linkerd's penalty for a 429: 5 s.
 pub const FAILURE: Duration = Duration::from_secs(5);
+/// For how long an endpoint that refuses is avoided when it does not say.
+pub const REFUSED: Duration = Duration::from_secs(1);
+/// For how long at most one is avoided that does say. Linkerd: 300 s.
+pub const MAX_AVOIDED: Duration = Duration::from_secs(300);
+/// What avoidance adds to each measure: more than requests in flight times their latency come to in practice, and so little
+/// that they still make a difference.
+pub(super) const AVOIDED: f64 = 1e15;
 
 /// Latency seen, and requests in flight.
 #[derive(Clone, Debug)]
@@ -27,11 +36,12 @@ pub struct Load {
     estimate: f64,
     updated: Instant,
     in_flight: u32,
+    avoided_until: Option<Instant>,
 }
 
 impl Load {
     pub fn new(now: Instant) -> Self {
-        Self { estimate: -1.0, updated: now, in_flight: 0 }
+        Self { estimate: -1.0, updated: now, in_flight: 0, avoided_until: None }
     }
 
     pub fn on_dispatch(&mut self, _now: Instant) {
@@ -55,6 +65,13 @@ impl Load {
         self.on_response(latency.max(FAILURE), now);
     }
 
+    /// Its answer was a refusal: it has too much to do. After or instead of [`Self::on_response`].
+    pub fn on_refusal(&mut self, retry_after: Option<Duration>, now: Instant) {
+        self.on_failure(Duration::ZERO, now);
+        let until = now + retry_after.unwrap_or(REFUSED).min(MAX_AVOIDED);
+        self.avoided_until = self.avoided_until.max(Some(until));
+    }
+
     /// The caller gave up `elapsed` after the dispatch, before an answer's head.
     pub fn on_cancel(&mut self, elapsed: Duration, now: Instant) {
         if self.estimate >= 0.0 && nanos(elapsed) > self.estimate * self.weight(now) {
@@ -71,6 +88,11 @@ impl Load {
         self.in_flight
     }
 
+    /// Whether others are to be preferred because it refused.
+    pub fn is_avoided(&self, now: Instant) -> bool {
+        self.avoided_until.is_some_and(|until| now < until)
+    }
+
     /// The estimate as it has decayed; `None` before the first answer.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
         (self.estimate >= 0.0).then(|| Duration::from_nanos((self.estimate * self.weight(now)) as u64))
@@ -80,13 +102,23 @@ impl Load {
     /// twice the weight bears twice the requests at the same cost.
     pub fn cost(&self, share: f64, now: Instant) -> f64 {
         let queue = f64::from(self.in_flight) / share;
-        if self.estimate >= 0.0 {
+        let cost = if self.estimate >= 0.0 {
             self.estimate * self.weight(now) * (queue + 1.0)
         } else if self.in_flight == 0 {
             0.0
         } else {
             nanos(UNMEASURED) * (queue + 1.0)
-        }
+        };
+        cost + self.avoidance(now)
+    }
+
+    /// Requests in flight per share.
+    pub fn busy(&self, share: f64, now: Instant) -> f64 {
+        f64::from(self.in_flight) / share + self.avoidance(now)
+    }
+
+    fn avoidance(&self, now: Instant) -> f64 {
+        if self.is_avoided(now) { AVOIDED } else { 0.0 }
     }
 
     /// What is left of the estimate's weight by now, between 0 and 1.
