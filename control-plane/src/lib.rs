@@ -6,6 +6,7 @@
 //! - [`kinds`]: the configuration kinds as written; [`yaml`]: documents that remember where everything stands;
 //! - [`config`]: a whole configuration, validated, or everything that is wrong with it;
 //! - [`workloads`]: who is there; [`index`]: configuration and workloads, arranged for looking up;
+//! - [`shares`]: who gets how much of a shared rate limit;
 //! - [`compile`]: what a key means to a caller; [`subscription`]: what one proxy is sent, and when.
 //!
 //! The shell around it:
@@ -38,6 +39,7 @@ pub mod index;
 pub mod kinds;
 pub mod metrics;
 pub mod server;
+pub mod shares;
 pub mod status;
 pub mod subscription;
 pub mod used_tokens;
