@@ -11,6 +11,8 @@ use outrigger_core::{
     verdict::Reason,
 };
 
+use crate::path::rate_limit::Refusal;
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     // ---- the caller's message
@@ -87,6 +89,8 @@ pub enum Error {
     BulkheadFull { name: Arc<str> },
     #[error("{name} had no place in {waited:?}")]
     QueueTimeout { name: Arc<str>, waited: Duration },
+    #[error("by {}", .0.name)]
+    RateLimited(Arc<Refusal>),
     #[error("the caller's deadline has passed")]
     DeadlineExceeded,
     // ---- ourselves
@@ -111,14 +115,21 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::AllEjected { retry_after, .. } => *retry_after,
+            Self::RateLimited(refusal) => Some(refusal.retry_after),
             _ => None,
         }
+    }
+
+    /// Its connection is one too many: a refusal that kept it open would not end that.
+    pub fn ends_connection(&self) -> bool {
+        matches!(self, Self::BulkheadFull { name } if name.ends_with("/connections"))
     }
 
     /// The bulkhead or rate limit that refused.
     pub fn limit(&self) -> Option<&Arc<str>> {
         match self {
             Self::BulkheadFull { name } | Self::QueueTimeout { name, .. } => Some(name),
+            Self::RateLimited(refusal) => Some(&refusal.name),
             _ => None,
         }
     }
@@ -179,6 +190,7 @@ impl Error {
             Self::AllEjected { .. } => Reason::AllEjected,
             Self::BulkheadFull { .. } => Reason::BulkheadFull,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
+            Self::RateLimited(_) => Reason::RateLimited,
             Self::DeadlineExceeded => Reason::DeadlineExceeded,
             Self::Internal(_) => Reason::Internal,
         }

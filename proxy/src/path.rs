@@ -8,6 +8,7 @@ pub mod dial;
 pub mod identity;
 pub mod original_dst;
 pub mod pool;
+pub mod rate_limit;
 pub mod respond;
 pub mod route;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! Bulkheads that all workers of the proxy share, because a limit must hold for the proxy and not for each thread.
+//! Bulkheads and rate limits that all workers of the proxy share: a limit must hold for the proxy, not for each thread.
 //!
 //! A [`Hall`] is one bulkhead of the core behind a short lock of its own, with the waiters' tasks around it. Whoever needs
 //! it finds it once by its [`Name`] and keeps it for as long as the policy is the same; the registry is not on the path of
@@ -11,7 +11,7 @@
 //!                          └─ dropped ─▶ cancelled, or its place released
 //! ```
 //!
-//! Who is next is decided in `core::bulkhead`.
+//! Who is next is decided in `core::bulkhead`, what is too often in `core::rate_limit` (`limiter`).
 
 use std::{
     fmt,
@@ -33,6 +33,10 @@ use outrigger_proto::spec::BackendKey;
 use tokio::{sync::oneshot, time::sleep_until};
 
 use crate::{error::Error, metrics, telemetry::Shard, worker::now};
+
+mod limiter;
+
+pub use limiter::{Limiter, Rule, Rules};
 
 /// What a bulkhead protects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +60,7 @@ pub type Who = Option<SpiffeId>;
 pub struct SharedLimits {
     halls: Mutex<HashMap<Name, Arc<Hall>>>,
     places: Mutex<HashMap<(BackendKey, SocketAddr), Arc<Places>>>,
+    limiters: Mutex<HashMap<Arc<str>, Arc<Limiter>>>,
 }
 
 /// One bulkhead.
@@ -141,6 +146,7 @@ impl SharedLimits {
     pub fn prune(&self, snapshot: &Snapshot) {
         lock(&self.halls).retain(|name, hall| Arc::strong_count(hall) > 1 || name.is_configured(snapshot));
         lock(&self.places).retain(|_, places| Arc::strong_count(places) > 1);
+        self.prune_limiters(snapshot);
     }
 
     /// Sorted by name.

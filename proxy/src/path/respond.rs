@@ -4,11 +4,16 @@
 //! caller gets the same as a trailers-only answer, which is all that its library understands. The outermost proxy's
 //! answer passes the inner ones unchanged, so the caller learns the first cause.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
-use outrigger_core::{detect::Detection, headers, limits, verdict::Blame};
+use outrigger_core::{
+    detect::Detection,
+    headers, limits,
+    rate_limit::fields as rate_limit,
+    verdict::{Blame, Reason},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -33,11 +38,17 @@ pub fn refuse(exchange: &Rc<Exchange>, error: &Error) -> Response<ResponseBody> 
     let reason = error.reason();
     // Who sends what is malformed does not get to send more.
     // After a refused CONNECT, its caller may already be sending what was meant for the tunnel.
-    let close = reason.blame() == Blame::Downstream || exchange.method == http::Method::CONNECT;
+    let close = reason.blame() == Blame::Downstream && reason != Reason::DeadlineExceeded
+        || exchange.method == http::Method::CONNECT
+        || error.ends_connection();
     exchange.blame(reason, error.to_string());
-    let mut fields = HeaderMap::with_capacity(8);
+    if let Some(limit) = error.limit() {
+        exchange.notes.limit.replace(Some(Arc::clone(limit)));
+    }
+    let mut fields = HeaderMap::with_capacity(12);
     fields.insert(headers::REASON, HeaderValue::from_static(reason.as_str()));
     fields.insert(headers::ID, id_value(exchange.id));
+    hints(error, exchange.grpc, &mut fields);
     let mut text = Bytes::new();
     let status = if exchange.grpc {
         fields.insert(header::CONTENT_TYPE, GRPC);
@@ -63,6 +74,26 @@ pub fn refuse(exchange: &Rc<Exchange>, error: &Error) -> Response<ResponseBody> 
     *response.version_mut() = if exchange.caller.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     *response.headers_mut() = fields;
     response
+}
+
+/// When to ask again, and what a rate limit says about itself. For gRPC, whose answers here are trailers only, the same.
+fn hints(error: &Error, grpc: bool, fields: &mut HeaderMap) {
+    if let Some(wait) = error.retry_after() {
+        fields.insert(header::RETRY_AFTER, rate_limit::retry_after(wait));
+        if grpc {
+            // What gRPC libraries go by (proposal A6).
+            let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+            fields.insert("grpc-retry-pushback-ms", HeaderValue::from(millis));
+        }
+    }
+    if let Error::RateLimited(refusal) = error {
+        if let Some(state) = &refusal.state {
+            fields.insert(rate_limit::RATE_LIMIT, state.clone());
+        }
+        if let Some(policy) = &refusal.policy {
+            fields.insert(rate_limit::RATE_LIMIT_POLICY, policy.clone());
+        }
+    }
 }
 
 /// The same for a caller whose bytes never became a request: the answer as it goes over the wire.
