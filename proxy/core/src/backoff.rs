@@ -21,10 +21,9 @@ impl Backoff {
 
     /// The wait after one more failure.
     pub fn on_failure(&mut self, rng: &mut impl Rng) -> Duration {
-        let doubled = self.base.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
-        let jitter = self.base.mul_f64(0.3 * f64::from(rng.next_u32()) / f64::from(u32::MAX));
+        let wait = wait(self.base, self.max, self.failures, rng);
         self.failures = self.failures.saturating_add(1);
-        doubled.saturating_add(jitter).min(self.max)
+        wait
     }
 
     pub fn on_success(&mut self) {
@@ -35,6 +34,16 @@ impl Backoff {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+}
+
+/// The wait before a try that `n` waits came before.
+pub fn wait(base: Duration, max: Duration, n: u32, rng: &mut impl Rng) -> Duration {
+    let doubled = base.saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX));
+    // In integers: a base of centuries must not panic, and a random number of 32 bits needs no more.
+    let jitter = base.saturating_mul(3) / 10;
+    let jitter = jitter.as_nanos().saturating_mul(u128::from(rng.next_u32())) >> 32;
+    let jitter = Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX));
+    doubled.saturating_add(jitter).min(max)
 }
 
 #[cfg(test)]

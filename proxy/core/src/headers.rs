@@ -16,7 +16,7 @@
 //!
 //! It does not look at the request target (`authority`, `path_normal`) and forwards nothing.
 
-use std::{fmt::Write, time::Duration};
+use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request, response};
 use outrigger_certs::SpiffeId;
@@ -34,7 +34,6 @@ pub const ID: HeaderName = HeaderName::from_static("outrigger-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Which fields of a message need work. Made by the inspection, taken by the removals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -378,24 +377,6 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
     content_type.as_bytes().split_at_checked(GRPC.len()).is_some_and(|(head, rest)| {
         head.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';'))
-    })
-}
-
-/// How long the caller is going to wait, from `grpc-timeout`. An illegal value counts as none, as gRPC servers do.
-pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let (digits, unit) = headers.get(GRPC_TIMEOUT)?.as_bytes().split_last_chunk::<1>()?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let amount = decimal(digits).ok()?;
-    Some(match unit {
-        b"H" => Duration::from_secs(amount * 3600),
-        b"M" => Duration::from_secs(amount * 60),
-        b"S" => Duration::from_secs(amount),
-        b"m" => Duration::from_millis(amount),
-        b"u" => Duration::from_micros(amount),
-        b"n" => Duration::from_nanos(amount),
-        _ => return None,
     })
 }
 

@@ -1,255 +1,317 @@
-//! What may be tried again, how often, and the budget that keeps retries from becoming the outage.
+//! What may be sent again, how often, after which wait, and the budget that keeps retries from becoming the outage.
 //!
-//! - A request of which nothing was sent goes to another endpoint, whatever its method: nobody can have acted on it.
-//!   Up to [`MAX_ATTEMPTS`] in all, and outside the budget, because it costs the upstream nothing.
-//! - A request that was sent goes again only if it has no body and its method is idempotent (RFC 9110 section 9.2.2:
-//!   GET, HEAD, OPTIONS, TRACE, PUT, DELETE), at most [`MAX_RESENDS`] times, and within the budget: of each second
-//!   [`crate::limits::RETRY_BUDGET_MIN_PER_SECOND`], or of the last ten seconds' requests
-//!   [`crate::limits::RETRY_BUDGET_PERCENT`] per cent, whichever is more.
+//! ```text
+//!  what happened                                  asked, in this order                              otherwise
+//!  ─────────────                                  ────────────────────                              ─────────
+//!  nothing was sent ─────────────────────────────▶ fewer than MAX_ATTEMPTS of these? time left?      GiveUp
+//!  sent, and known to be untouched ──────────────▶ the same, and: is the body kept?                  GiveUp
+//!  sent: reset, timed out, or a listed answer ───▶ does the policy want it? is no outer layer in
+//!                                                  charge? harmless to repeat? is the body kept?
+//!                                                  attempts left? breaker closed? Retry-After short
+//!                                                  enough? time left? budget?                        GiveUp(the first no)
+//! ```
 //!
-//! It does not choose the endpoint (the caller leaves out those tried already) nor wait ([`crate::backoff`]).
+//! The first two cost the upstream nothing, so they are outside the policy and outside the budget, and the first of them
+//! goes elsewhere without a wait. All others wait `min(base * 2^n + rand(0, 0.3 * base), max)`, or as long as
+//! `Retry-After` says if that is longer.
+//!
+//! It does not choose the endpoint (the caller leaves out those tried already), keeps no bodies and does not wait.
 
 use std::time::{Duration, Instant};
 
 use http::Method;
+use outrigger_proto::spec::Retries;
+use rand_core::Rng;
 
-use crate::limits::{MAX_ATTEMPTS, MAX_RESENDS};
+use crate::{backoff, limits::MAX_ATTEMPTS, verdict};
 
-/// The attempts of one request.
+mod budget;
+pub mod field;
+
+pub use budget::Budget;
+
+#[cfg(test)]
+mod tests;
+
+/// The attempts of one request, under the policy that it began with.
 #[derive(Clone, Debug)]
-pub struct Attempts {
-    repeatable: bool,
+pub struct Attempts<'a> {
+    policy: &'a Retries,
+    idempotent: bool,
+    replayable: bool,
+    outer_layer: bool,
     failed: u32,
+    unsent: u32,
     resends: u32,
+    waits: u32,
+}
+
+/// What a request brings along, apart from its method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// It has no body, or one that is (or still can be) kept: see [`Attempts::on_body_too_large`].
+    pub replayable: bool,
+    /// See [`field::has_idempotency_key`].
+    pub idempotency_key: bool,
+    /// Another layer is in charge of retries: see [`field::Received::is_outer_layer`].
+    pub outer_layer: bool,
 }
 
 /// How an attempt ended before an answer's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing of the request can have been acted on: no connection, a refused stream, one beyond a GOAWAY, a kept
-    /// connection that turned out to be closed before a byte was written.
+    /// Nothing of the request went out, and the caller still has it whole: no connection, or a kept one that turned out
+    /// to be closed before a byte was written.
     Unsent,
+    /// It went out and the peer promises that nobody has looked at it: a refused stream, one beyond a GOAWAY.
+    Refused,
     /// Sent, then reset or closed.
     Sent,
+    /// Sent, and the time of the attempt (`per_try`, `response_header`) ran out.
+    TimedOut,
+}
+
+/// An answer's head, as far as retries look at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    /// Of an answer that is trailers only; in trailers after a body it comes too late.
+    pub grpc: Option<u16>,
+    /// The other side's proxy made the answer.
+    pub reason: Option<verdict::Reason>,
+    /// See [`field::retry_after`].
+    pub retry_after: Option<Duration>,
+}
+
+/// The rest of what a decision depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// No endpoint of the upstream is admitted.
+    pub breaker_open: bool,
+    /// Until the request's deadline; see [`crate::deadline::Deadline::remaining`].
+    pub left: Option<Duration>,
+    pub now: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Elsewhere, if there is somewhere else.
-    Again,
+    /// After this wait, elsewhere if there is somewhere else.
+    Again { after: Duration },
+    /// What there is, is the caller's.
     GiveUp(GiveUp),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a request that failed is not sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GiveUp {
+    /// The policy does not want this kind of failure retried, or none.
+    Disabled,
+    /// A layer before this one retries; two would multiply.
+    OuterLayer,
     /// The upstream may have acted on it, and twice is not as good as once.
     NotRepeatable,
+    /// The body is larger than what is kept for another attempt.
+    BodyTooLarge,
     /// No attempts are left.
     Exhausted,
+    /// Every endpoint is ejected.
+    BreakerOpen,
+    /// The upstream wants more time than the policy waits.
+    RetryAfterTooLong,
+    /// The deadline would pass during the wait.
+    NoTime,
     /// The budget is spent.
     Budget,
 }
 
-/// Retries of sent requests to one upstream, in one worker.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    percent: u32,
-    min_per_second: u32,
-    /// One for each of the last ten seconds, as a ring.
-    seconds: [Second; WINDOW],
-    current: usize,
-    /// When the current second began.
-    began: Instant,
-}
-
-const WINDOW: usize = 10;
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Second {
-    requests: u32,
-    retries: u32,
-}
-
-impl Attempts {
-    /// `bodyless`: the request has no body at all.
-    pub fn new(method: &Method, bodyless: bool) -> Self {
-        Self { repeatable: bodyless && method.is_idempotent(), failed: 0, resends: 0 }
+impl<'a> Attempts<'a> {
+    pub fn new(policy: &'a Retries, method: &Method, traits: Traits) -> Self {
+        Self {
+            policy,
+            idempotent: traits.idempotency_key || method.is_idempotent(),
+            replayable: traits.replayable,
+            outer_layer: traits.outer_layer,
+            failed: 0,
+            unsent: 0,
+            resends: 0,
+            waits: 0,
+        }
     }
 
-    /// What comes after a failed attempt. A retry of a sent request is taken out of the budget here.
-    pub fn on_failure(&mut self, failure: Failure, budget: &mut Budget, now: Instant) -> Next {
+    /// More of the body went by than is kept, so it cannot be sent a second time.
+    pub fn on_body_too_large(&mut self) {
+        self.replayable = false;
+    }
+
+    /// What comes after an attempt that brought no answer. A retry of a sent request is taken out of the budget here.
+    pub fn on_failure(
+        &mut self,
+        failure: Failure,
+        moment: &Moment,
+        budget: &mut Budget,
+        rng: &mut impl Rng,
+    ) -> Next {
         self.failed += 1;
-        let exhausted = self.failed >= MAX_ATTEMPTS;
-        match failure {
-            Failure::Unsent if exhausted => Next::GiveUp(GiveUp::Exhausted),
-            Failure::Unsent => Next::Again,
-            Failure::Sent if !self.repeatable => Next::GiveUp(GiveUp::NotRepeatable),
-            Failure::Sent if exhausted || self.resends >= MAX_RESENDS => Next::GiveUp(GiveUp::Exhausted),
-            Failure::Sent if !budget.withdraw(now) => Next::GiveUp(GiveUp::Budget),
-            Failure::Sent => {
-                self.resends += 1;
-                Next::Again
+        let on = &self.policy.on;
+        let next = match failure {
+            Failure::Unsent => self.untouched(moment, rng),
+            Failure::Refused if !self.replayable => Err(GiveUp::BodyTooLarge),
+            Failure::Refused => self.untouched(moment, rng),
+            Failure::Sent => self.resend(on.reset, None, moment, budget, rng),
+            Failure::TimedOut => self.resend(on.timeout, None, moment, budget, rng),
+        };
+        next.into()
+    }
+
+    /// What comes after an answer's head. `None`: nothing is wrong with it as far as retries go.
+    pub fn on_answer(
+        &mut self,
+        answer: &Answer,
+        moment: &Moment,
+        budget: &mut Budget,
+        rng: &mut impl Rng,
+    ) -> Option<Next> {
+        let on = &self.policy.on;
+        let listed = match answer.grpc {
+            Some(code) => on.grpc.iter().any(|listed| u16::from(*listed) == code),
+            None => on.statuses.iter().any(|range| range.contains(answer.status)),
+        };
+        let next = match answer.reason.map(verdict::Reason::retry) {
+            None if !listed => return None,
+            // Whoever made it knows that another attempt is of no use.
+            Some(verdict::Retry::Never) => return None,
+            Some(verdict::Retry::IfUnsent) if !self.replayable => Err(GiveUp::BodyTooLarge),
+            Some(verdict::Retry::IfUnsent) => self.untouched(moment, rng),
+            Some(verdict::Retry::IfIdempotent) => {
+                let wanted = listed || on.reset || answer.reason != Some(verdict::Reason::UpstreamReset);
+                self.resend(wanted, answer.retry_after, moment, budget, rng)
             }
-        }
+            None => self.resend(true, answer.retry_after, moment, budget, rng),
+        };
+        self.failed += 1;
+        Some(next.into())
     }
 
     /// Attempts that failed so far.
     pub fn failed(&self) -> u32 {
         self.failed
     }
+
+    /// Whether this layer may send the request again after it was sent: then it is the one that names the attempt, and a
+    /// copy of the request is worth keeping.
+    pub fn may_resend(&self) -> bool {
+        self.repeatable().is_ok()
+    }
+
+    /// Whether a second one may be under way beside it. `unsafe_methods` does not extend to this: it speaks of requests
+    /// that failed, and this one has not.
+    pub fn may_hedge(&self) -> bool {
+        self.idempotent && self.replayable
+    }
+
+    fn untouched(&mut self, moment: &Moment, rng: &mut impl Rng) -> Result<Duration, GiveUp> {
+        self.unsent += 1;
+        if self.unsent >= MAX_ATTEMPTS {
+            return Err(GiveUp::Exhausted);
+        }
+        let after = if self.unsent == 1 { Duration::ZERO } else { self.wait(rng) };
+        in_time(after, moment)
+    }
+
+    fn resend(
+        &mut self,
+        wanted: bool,
+        retry_after: Option<Duration>,
+        moment: &Moment,
+        budget: &mut Budget,
+        rng: &mut impl Rng,
+    ) -> Result<Duration, GiveUp> {
+        if !wanted {
+            return Err(GiveUp::Disabled);
+        }
+        self.repeatable()?;
+        if self.resends >= self.policy.attempts {
+            return Err(GiveUp::Exhausted);
+        }
+        if moment.breaker_open {
+            return Err(GiveUp::BreakerOpen);
+        }
+        let told = retry_after.unwrap_or_default();
+        if told > self.policy.max_retry_after {
+            return Err(GiveUp::RetryAfterTooLong);
+        }
+        let after = in_time(self.wait(rng).max(told), moment)?;
+        if !budget.withdraw(moment.now) {
+            return Err(GiveUp::Budget);
+        }
+        self.resends += 1;
+        Ok(after)
+    }
+
+    fn repeatable(&self) -> Result<(), GiveUp> {
+        if self.policy.attempts == 0 {
+            Err(GiveUp::Disabled)
+        } else if self.outer_layer {
+            Err(GiveUp::OuterLayer)
+        } else if !(self.idempotent || self.policy.unsafe_methods) {
+            Err(GiveUp::NotRepeatable)
+        } else if !self.replayable {
+            Err(GiveUp::BodyTooLarge)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn wait(&mut self, rng: &mut impl Rng) -> Duration {
+        let backoff = &self.policy.backoff;
+        let wait = backoff::wait(backoff.base, backoff.max, self.waits, rng);
+        self.waits += 1;
+        wait
+    }
 }
 
-impl Budget {
-    pub fn new(percent: u32, min_per_second: u32, now: Instant) -> Self {
-        Self { percent, min_per_second, seconds: [Second::default(); WINDOW], current: 0, began: now }
-    }
-
-    /// Counts a request, by its first attempt.
-    pub fn on_request(&mut self, now: Instant) {
-        self.advance(now);
-        let second = &mut self.seconds[self.current];
-        second.requests = second.requests.saturating_add(1);
-    }
-
-    /// Takes a retry out of the budget; `false`: there is none.
-    pub fn withdraw(&mut self, now: Instant) -> bool {
-        self.advance(now);
-        let sum =
-            |of: fn(&Second) -> u32| self.seconds.iter().map(|second| u64::from(of(second))).sum::<u64>();
-        let (requests, retries) = (sum(|second| second.requests), sum(|second| second.retries));
-        let in_share = (retries + 1) * 100 <= requests * u64::from(self.percent);
-        let second = &mut self.seconds[self.current];
-        if !in_share && second.retries >= self.min_per_second {
-            return false;
-        }
-        second.retries += 1;
-        true
-    }
-
-    fn advance(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.began).as_secs();
-        if passed == 0 {
-            return;
-        }
-        for _ in 0..passed.min(WINDOW as u64) {
-            self.current = (self.current + 1) % WINDOW;
-            self.seconds[self.current] = Second::default();
-        }
-        self.began += Duration::from_secs(passed);
+/// A wait to the deadline and beyond only makes a worse answer of the one there is.
+fn in_time(after: Duration, moment: &Moment) -> Result<Duration, GiveUp> {
+    match moment.left {
+        Some(left) if after >= left => Err(GiveUp::NoTime),
+        Some(_) | None => Ok(after),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn rich(now: Instant) -> Budget {
-        Budget::new(100, 1000, now)
-    }
-
-    #[test]
-    fn what_was_never_sent_goes_elsewhere_whatever_it_is() {
-        let now = crate::testing::start();
-        let mut empty = Budget::new(0, 0, now);
-        let mut attempts = Attempts::new(&Method::POST, false);
-        for _ in 1..MAX_ATTEMPTS {
-            assert_eq!(attempts.on_failure(Failure::Unsent, &mut empty, now), Next::Again);
-        }
-        assert_eq!(attempts.on_failure(Failure::Unsent, &mut empty, now), Next::GiveUp(GiveUp::Exhausted));
-        assert_eq!(attempts.failed(), MAX_ATTEMPTS);
-    }
-
-    #[test]
-    fn what_was_sent_goes_again_only_when_harmless() {
-        let now = crate::testing::start();
-        for (method, bodyless, again) in [
-            (Method::GET, true, true),
-            (Method::HEAD, true, true),
-            (Method::OPTIONS, true, true),
-            (Method::TRACE, true, true),
-            (Method::PUT, true, true),
-            (Method::DELETE, true, true),
-            (Method::PUT, false, false),
-            (Method::GET, false, false),
-            (Method::POST, true, false),
-            (Method::PATCH, true, false),
-            (Method::CONNECT, true, false),
-            (Method::from_bytes(b"get").unwrap(), true, false),
-        ] {
-            let next = Attempts::new(&method, bodyless).on_failure(Failure::Sent, &mut rich(now), now);
-            let want = if again { Next::Again } else { Next::GiveUp(GiveUp::NotRepeatable) };
-            assert_eq!(next, want, "{method} bodyless: {bodyless}");
+impl From<Result<Duration, GiveUp>> for Next {
+    fn from(decided: Result<Duration, GiveUp>) -> Self {
+        match decided {
+            Ok(after) => Self::Again { after },
+            Err(why) => Self::GiveUp(why),
         }
     }
+}
 
-    #[test]
-    fn resends_are_few_and_count_as_attempts() {
-        let now = crate::testing::start();
-        let mut budget = rich(now);
-        let mut attempts = Attempts::new(&Method::GET, true);
-        for _ in 0..MAX_RESENDS {
-            assert_eq!(attempts.on_failure(Failure::Sent, &mut budget, now), Next::Again);
-        }
-        assert_eq!(attempts.on_failure(Failure::Sent, &mut budget, now), Next::GiveUp(GiveUp::Exhausted));
-        let mut attempts = Attempts::new(&Method::GET, true);
-        for _ in 0..MAX_ATTEMPTS - 1 {
-            attempts.on_failure(Failure::Unsent, &mut budget, now);
-        }
-        assert_eq!(attempts.on_failure(Failure::Sent, &mut budget, now), Next::GiveUp(GiveUp::Exhausted));
-        let mut attempts = Attempts::new(&Method::GET, true);
-        let spent = attempts.on_failure(Failure::Sent, &mut Budget::new(20, 0, now), now);
-        assert_eq!(spent, Next::GiveUp(GiveUp::Budget));
-    }
+impl GiveUp {
+    pub const ALL: [Self; 9] = [
+        Self::Disabled,
+        Self::OuterLayer,
+        Self::NotRepeatable,
+        Self::BodyTooLarge,
+        Self::Exhausted,
+        Self::BreakerOpen,
+        Self::RetryAfterTooLong,
+        Self::NoTime,
+        Self::Budget,
+    ];
 
-    #[test]
-    fn a_quiet_upstream_has_its_minimum_each_second() {
-        let start = crate::testing::start();
-        let mut budget = Budget::new(20, 10, start);
-        for second in 0..30 {
-            let now = start + second * SECOND;
-            assert_eq!((0..50).filter(|_| budget.withdraw(now)).count(), 10, "second {second}");
-        }
-    }
-
-    #[test]
-    fn a_busy_upstream_has_its_share_and_an_old_rush_is_forgotten() {
-        let start = crate::testing::start();
-        let mut budget = Budget::new(20, 10, start);
-        (0..1000).for_each(|_| budget.on_request(start));
-        assert_eq!((0..1000).filter(|_| budget.withdraw(start)).count(), 200);
-        assert_eq!((0..100).filter(|_| budget.withdraw(start + SECOND)).count(), 10, "the share is spent");
-        let later = start + 20 * SECOND;
-        assert_eq!((0..100).filter(|_| budget.withdraw(later)).count(), 10);
-    }
-
-    proptest! {
-        #[test]
-        fn never_more_than_the_share_or_the_minimum(
-            steps in prop::collection::vec((0..1500_u64, 0..40_usize, 0..40_usize), 1..60),
-        ) {
-            let start = crate::testing::start();
-            let mut budget = Budget::new(20, 10, start);
-            let (mut now, mut requests, mut retries) = (start, Vec::new(), Vec::new());
-            for (wait, asked, retried) in steps {
-                now += Duration::from_millis(wait);
-                for _ in 0..asked {
-                    budget.on_request(now);
-                    requests.push(now);
-                }
-                for _ in 0..retried {
-                    if budget.withdraw(now) {
-                        retries.push(now);
-                        // The machine's seconds begin at `start`, so it may remember up to ten whole ones.
-                        let count = |list: &[Instant]| list.iter().filter(|at| **at + 10 * SECOND > now).count();
-                        let share = requests.iter().filter(|at| **at + 11 * SECOND > now).count() / 5;
-                        prop_assert!(count(&retries) <= share + 11 * 10, "{} retries", count(&retries));
-                    }
-                }
-            }
+    /// As in the access log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::OuterLayer => "outer-layer",
+            Self::NotRepeatable => "not-repeatable",
+            Self::BodyTooLarge => "body-too-large",
+            Self::Exhausted => "exhausted",
+            Self::BreakerOpen => "breaker-open",
+            Self::RetryAfterTooLong => "retry-after-too-long",
+            Self::NoTime => "no-time",
+            Self::Budget => "budget",
         }
     }
 }

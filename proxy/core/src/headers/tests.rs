@@ -246,29 +246,3 @@ fn grpc_is_told_by_its_content_type() {
     }
     assert!(!is_grpc(&HeaderMap::new()));
 }
-
-#[test]
-fn grpc_timeouts_have_units_and_at_most_eight_digits() {
-    for (value, timeout) in [
-        ("1H", Some(Duration::from_secs(3600))),
-        ("2M", Some(Duration::from_secs(120))),
-        ("30S", Some(Duration::from_secs(30))),
-        ("250m", Some(Duration::from_millis(250))),
-        ("7u", Some(Duration::from_micros(7))),
-        ("99999999n", Some(Duration::from_nanos(99_999_999))),
-        ("0S", Some(Duration::ZERO)),
-        ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
-        ("100000000n", None),
-        ("S", None),
-        ("", None),
-        ("1s", None),
-        ("-1S", None),
-        ("1.5S", None),
-    ] {
-        assert_eq!(
-            grpc_timeout(&request(Version::HTTP_2, &[("grpc-timeout", value)]).headers),
-            timeout,
-            "{value}"
-        );
-    }
-}
