@@ -6,6 +6,7 @@
 //!   origin   an application: HTTP/1.1 and HTTP/2 on one port, says what reached it
 //!   raw      a TCP server that follows a script, byte for byte: resets, half answers, garbage
 //!   relay    a TCP relay that delays, stalls, resets and half-closes
+//!   sim      a whole fleet in virtual time, with the core's own machines and scripted endpoints
 //!   wait     until a condition holds, or a deadline passes
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod pki;
 pub mod raw;
 pub mod relay;
 mod server;
+pub mod sim;
 pub mod tls;
 
 /// Waiting for a condition with a deadline, as the lab does it.
