@@ -173,7 +173,8 @@ impl Cache {
         match Recorder::begin(pending.0, status, headers, now) {
             Ok(recorder) => Some(recorder),
             Err(asked) => {
-                if let Some(id) = asked.replaces.filter(|_| record::supersedes(status)) {
+                // HEAD says less than a stored answer to GET is worth.
+                if let Some(id) = asked.replaces.filter(|_| !asked.is_head && record::supersedes(status)) {
                     self.store.remove(id);
                 }
                 None
@@ -288,4 +289,4 @@ impl Cache {
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

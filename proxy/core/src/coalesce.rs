@@ -112,17 +112,20 @@ impl Coalescer {
         }
     }
 
-    /// The head of the leader's answer is there, and whether it is for all ([`SharedAnswer`] knows).
-    pub fn on_head(&mut self, id: FlightId, shareable: bool, now: Instant) {
+    /// The head of the leader's answer is there, and whether it is for all ([`Recording`] knows). True: somebody waits for
+    /// the body, so record it. False: the flight is over, and what is reported of it from here on goes nowhere.
+    #[must_use]
+    pub fn on_head(&mut self, id: FlightId, shareable: bool, now: Instant) -> bool {
         self.close(id);
-        if !shareable {
+        let waited_for = |flight: &&mut Flight| shareable && !flight.followers.is_empty();
+        let Some(flight) = self.flights.get_mut(&id).filter(waited_for) else {
             self.on_failed(id);
-        } else if let Some(flight) = self.flights.get_mut(&id) {
-            let expires = now + BODY_WAIT;
-            flight.expires = Some(expires);
-            // Whoever saw an earlier time is put last all the same: a little late is harmless.
-            self.expiries.push_back((expires, id));
-        }
+            return false;
+        };
+        let expires = now + BODY_WAIT;
+        flight.expires = Some(expires);
+        self.expiries.push_back((expires, id));
+        true
     }
 
     /// All of the leader's answer is there.

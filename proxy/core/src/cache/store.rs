@@ -163,6 +163,24 @@ impl Store {
         self.urls.hasher().hash_one(url)
     }
 
+    /// That the map, the list and the sums say the same.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let live = || self.slots.iter().filter_map(|slot| slot.entry.as_ref());
+        assert_eq!(self.bytes, live().map(|entry| entry.bytes).sum::<u64>());
+        assert_eq!(self.bytes, live().map(|entry| cost(&entry.url, &entry.stored)).sum::<u64>());
+        assert_eq!(self.urls.values().map(|url| url.variants.len()).sum::<usize>(), self.len());
+        assert!(self.urls.values().all(|url| (1..=MAX_VARIANTS).contains(&url.variants.len())));
+        let (mut at, mut listed) = (self.oldest, Vec::new());
+        while let Some(slot) = at {
+            listed.push(self.slots[slot as usize].used);
+            assert!(listed.len() <= self.len(), "the list is a circle");
+            at = Some(self.slots[slot as usize].newer).filter(|newer| *newer != NONE);
+        }
+        assert_eq!(listed.len(), self.len());
+        assert!(listed.is_sorted());
+    }
+
     fn entry_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         slot.entry.as_mut().filter(|_| slot.generation == id.generation)
