@@ -21,14 +21,16 @@ use outrigger_core::{
     framing::{Guard, Side},
     headers,
     identity::Peer,
+    outlier::{Breakers, Ended, What},
     path_normal::normalise,
     pool::{Checkout, Config, Event, Pool, Reuse},
     retry::Budget,
     route::{CompiledRoute, RequestView, find},
 };
 use outrigger_proto::spec::{
-    Action, Algorithm, AuthorizationPolicy, AuthorizationRule, HashOn, LoadBalancer, MtlsMode, PathMatch,
-    Route, RouteMatch, Subset, Table, WeightedBackend, ZonePreference,
+    Action, Algorithm, AuthorizationPolicy, AuthorizationRule, Ejection, HashOn, LatencyOutlier,
+    LoadBalancer, MtlsMode, OutlierEjection, PathMatch, Route, RouteMatch, Subset, Table, WeightedBackend,
+    ZonePreference,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
@@ -80,6 +82,7 @@ fn main() {
     policy(&bench);
     balancing(&bench, now);
     connections(&bench, now);
+    circuits(&bench, now);
 }
 
 const HEAD: &[u8] = b"GET /api/v1/orders/17?limit=10 HTTP/1.1\r\nHost: orders.shop\r\nUser-Agent: curl/8.5.0\r\n\
@@ -302,4 +305,51 @@ fn connections(bench: &Bench, now: Instant) {
             black_box(pool.poll_event());
         });
     }
+}
+
+/// Of 100,000 endpoints, asked in an order that no cache foresees, with every detector on.
+fn circuits(bench: &Bench, now: Instant) {
+    const ENDPOINTS: usize = 100_000;
+    let latency =
+        LatencyOutlier { percent: 300, min_requests: NonZeroU32::MIN, window: Duration::from_secs(10) };
+    // Nobody may go, so that the rows of failures are of circuits that stay closed.
+    let default = OutlierEjection { max_ejected_percent: 0, ..OutlierEjection::default() };
+    let policy = Ejection(Some(OutlierEjection { latency: Some(latency), ..default.clone() }));
+    let default = Ejection(Some(default));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut breakers = Breakers::new(&policy, ENDPOINTS, now);
+    let (mut index, mut at) = (0, now);
+    bench.row("circuit: admits one of 100,000", || {
+        index = (index + 61_813) % ENDPOINTS;
+        black_box(breakers.admits(black_box(index)));
+    });
+    bench.row("circuit: is a probe wanted", || {
+        black_box(breakers.probe(|_| true));
+    });
+    for (name, endpoints) in [("circuit: a result, of 10", 10), ("circuit: a result, of 1,000", 1_000)] {
+        for (policy, detectors) in [(&default, ""), (&policy, ", latency detector on")] {
+            let mut breakers = Breakers::new(policy, endpoints, now);
+            for (kind, failed) in [("", false), (", every second failed", true)] {
+                let mut count = 0_usize;
+                bench.row(&format!("{name}{detectors}{kind}"), || {
+                    count += 1;
+                    at += Duration::from_micros(20);
+                    let what = if failed && count.is_multiple_of(2) {
+                        Ended::Failure(What::Status(503))
+                    } else {
+                        Ended::Success(What::Status(200))
+                    };
+                    let trial = breakers.on_dispatch(count * 61 % endpoints, at);
+                    breakers.on_outcome(trial, what, Duration::from_micros(900), at, &mut rng);
+                });
+            }
+        }
+    }
+    let mut links: Vec<_> = (0..ENDPOINTS).map(Some).collect();
+    let one = Bench { only: bench.only.clone(), calls: bench.calls.min(20), ..*bench };
+    one.row("circuit: one endpoint of 100,000 changes", || {
+        links[777] = None;
+        breakers.relink(black_box(&links), at);
+        black_box(breakers.poll_event());
+    });
 }

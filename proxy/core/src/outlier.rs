@@ -27,7 +27,7 @@
 //! **The floor**, in hosts. Circuits that are not closed through a detector: at most `max_ejected_percent` of all
 //! endpoints, rounded up, so that 1 of 2 can be. Circuits that are closed: at least `min_ready`, counting active checks
 //! too. What the floor does not allow stays closed, keeps its counters and is tried again at its next failure.
-//! Endpoints that leave can make it take others back ([`Cause::Policy`]).
+//! Endpoints that leave can make it take others back (cause `policy`).
 //!
 //! **Counters** start at zero when a circuit closes. Only requests that were dispatched in the present state count: a
 //! failure of before the ejection says nothing about the endpoint that has come back.
@@ -40,11 +40,10 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use outrigger_proto::spec::{Cause, Circuit, Ejection, Outcome};
+use outrigger_proto::spec::{Circuit, Ejection};
 use rand_core::Rng;
 
 mod compare;
@@ -53,11 +52,13 @@ mod evidence;
 mod floor;
 mod policy;
 mod transitions;
+mod trial;
 mod window;
 
 pub use evidence::What;
 pub use floor::most_ejected;
-pub use policy::classify;
+pub use transitions::Change;
+pub use trial::{Ended, Trial, classify};
 
 use endpoint::{Endpoint, GONE, NEVER};
 use policy::Policy;
@@ -95,46 +96,6 @@ pub struct Breakers {
     recent: Vec<u32>,
     next_comparison: Option<At>,
     events: VecDeque<(u32, Change)>,
-}
-
-/// A request on its way. It goes back by [`Breakers::on_outcome`] exactly once, whatever became of the request: keep it
-/// in what rides the answer's body, and hand it back when that is dropped.
-#[derive(Debug)]
-#[must_use = "a probe that is never handed back keeps its circuit half-open"]
-pub struct Trial {
-    slot: u32,
-    round: u32,
-}
-
-/// How an attempt ended. [`classify`] says which answers are failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    Success(What),
-    /// A bad answer, or none: that always counts.
-    Failure(What),
-    /// No connection. Those within a millisecond count once: they had waited for the same one.
-    ConnectFailed,
-    /// By the caller: says nothing.
-    Cancelled,
-    /// The answer is a proxy's own, or the request was never tried: says nothing.
-    Ignored,
-}
-
-/// A circuit has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub index: usize,
-    pub to: Circuit,
-    pub cause: Cause,
-    pub at: Instant,
-    /// The threshold that was crossed and by what.
-    pub why: Arc<str>,
-    /// The latest outcomes, the oldest first.
-    pub evidence: Vec<Outcome>,
-    /// Of an ejection: how long it lasts. `None` also while active checks decide.
-    pub lasts: Option<Duration>,
-    /// Ejections in a row, this one included.
-    pub times: u32,
 }
 
 impl Breakers {
@@ -230,7 +191,7 @@ impl Breakers {
                 if let (Some(every), false) = (policy.compare_every, endpoint.listed) {
                     endpoint.listed = true;
                     self.recent.push(slot);
-                    self.next_comparison.get_or_insert(at.saturating_add(every));
+                    self.next_comparison.get_or_insert_with(|| at.saturating_add(every));
                 }
                 if failed && let Some(why) = endpoint.tripped(policy, at) {
                     self.eject(slot, why, at, rng);
@@ -378,30 +339,6 @@ impl Breakers {
 
     fn at(&self, now: Instant) -> At {
         policy::nanoseconds(now.saturating_duration_since(self.origin))
-    }
-
-    fn compare(&mut self, at: At, rng: &mut impl Rng) {
-        let Some(Policy { spec, widths, compare_every, .. }) = &self.policy else { return };
-        let (mut rates, mut latencies) = (Vec::new(), Vec::new());
-        let slots = &mut self.slots;
-        self.recent.retain(|slot| {
-            let endpoint = &mut slots[*slot as usize];
-            let Some(learned) = endpoint.learned.as_deref_mut() else { return false };
-            let (rate, latency) = (learned.rates(widths, at), learned.latencies(widths, at));
-            if endpoint.circuit == Circuit::Closed {
-                rates.push((*slot, rate));
-                latencies.push((*slot, latency));
-            }
-            endpoint.listed = rate.total > 0 || latency.total > 0;
-            endpoint.listed
-        });
-        let unreliable = spec.success_rate.as_ref().map(|policy| compare::unreliable(&rates, policy));
-        let slow = spec.latency.as_ref().map(|policy| compare::slow(&latencies, policy));
-        self.next_comparison =
-            compare_every.filter(|_| !self.recent.is_empty()).map(|every| at.saturating_add(every));
-        for (slot, why) in unreliable.into_iter().chain(slow).flatten() {
-            self.eject(slot, why, at, rng);
-        }
     }
 }
 

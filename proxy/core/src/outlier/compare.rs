@@ -1,10 +1,12 @@
-//! The detectors that judge an endpoint by the others. Pure: numbers in, whoever stands out comes out, the worst first.
+//! The detectors that judge an endpoint by the others: whoever stands out, the worst first.
 
-use outrigger_proto::spec::{LatencyOutlier, SuccessRate};
+use outrigger_proto::spec::{Circuit, LatencyOutlier, SuccessRate};
+use rand_core::Rng;
 
 use super::{
-    policy::{Why, rate_limit},
-    window::{Counts, Latencies},
+    Breakers,
+    policy::{Policy, Why, rate_limit},
+    window::{At, Counts, Latencies},
 };
 
 /// Among flawless endpoints a deviation is next to nothing and one failure in twenty would be far outside it. So an
@@ -14,6 +16,33 @@ const LEAST_GAP: f64 = 5.0;
 
 /// Differences below this are noise whatever the ratio, in microseconds.
 const LEAST_LATENCY_GAP: f64 = 1000.0;
+
+impl Breakers {
+    /// Lets the endpoints that had traffic lately be judged by each other.
+    pub(super) fn compare(&mut self, at: At, rng: &mut impl Rng) {
+        let Some(Policy { spec, widths, compare_every, .. }) = &self.policy else { return };
+        let (mut rates, mut latencies) = (Vec::new(), Vec::new());
+        let slots = &mut self.slots;
+        self.recent.retain(|slot| {
+            let endpoint = &mut slots[*slot as usize];
+            let Some(learned) = endpoint.learned.as_deref_mut() else { return false };
+            let (rate, latency) = (learned.rates(widths, at), learned.latencies(widths, at));
+            if endpoint.circuit == Circuit::Closed {
+                rates.push((*slot, rate));
+                latencies.push((*slot, latency));
+            }
+            endpoint.listed = rate.total > 0 || latency.total > 0;
+            endpoint.listed
+        });
+        let rates = spec.success_rate.as_ref().map(|policy| unreliable(&rates, policy));
+        let latencies = spec.latency.as_ref().map(|policy| slow(&latencies, policy));
+        self.next_comparison =
+            compare_every.filter(|_| !self.recent.is_empty()).map(|every| at.saturating_add(every));
+        for (slot, why) in rates.into_iter().chain(latencies).flatten() {
+            self.eject(slot, why, at, rng);
+        }
+    }
+}
 
 /// Those below the mean minus so many standard deviations.
 pub(super) fn unreliable(seen: &[(u32, Counts)], policy: &SuccessRate) -> Vec<(u32, Why)> {

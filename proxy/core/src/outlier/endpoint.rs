@@ -6,7 +6,7 @@ use outrigger_proto::spec::Circuit;
 
 use super::{
     Ended, ONE_DIAL,
-    evidence::{Learned, What},
+    evidence::Learned,
     policy::{Policy, Why, nanoseconds},
     window::At,
 };
@@ -135,20 +135,6 @@ impl Endpoint {
         (self.failures, self.connect_failures) = (0, 0);
         if let Some(learned) = &mut self.learned {
             learned.clear(at);
-        }
-    }
-}
-
-// === impl Ended ===
-
-impl Ended {
-    /// What is kept of it, and whether it is a failure. `None`: it says nothing.
-    pub(super) fn told(self) -> Option<(What, bool)> {
-        match self {
-            Self::Success(what) => Some((what, false)),
-            Self::Failure(what) => Some((what, true)),
-            Self::ConnectFailed => Some((What::ConnectFailed, true)),
-            Self::Cancelled | Self::Ignored => None,
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use outrigger_proto::spec::{Cause, Failures, OutlierEjection};
+use outrigger_proto::spec::{Cause, OutlierEjection};
 
 use super::{
-    Ended,
     evidence::What,
     window::{BUCKETS, Counts},
 };
@@ -79,7 +78,7 @@ impl Policy {
         let failures = spec.failure_percentage.map(|detector| width(detector.window));
         let rates = spec.success_rate.map(|detector| width(detector.window));
         let latencies = spec.latency.map(|detector| width(detector.window));
-        let counts = failures.or(rates).unwrap_or(nanoseconds(Duration::from_secs(1)));
+        let counts = failures.or(rates).unwrap_or_else(|| nanoseconds(Duration::from_secs(1)));
         let widths = Widths { counts, rates: rates.filter(|rates| *rates != counts), latencies };
         let compare_every = rates.into_iter().chain(latencies).min();
         Self { spec: spec.clone(), widths, compare_every }
@@ -88,21 +87,6 @@ impl Policy {
     /// How long the n-th ejection in a row lasts, before jitter.
     pub(super) fn ejection(&self, times: u32) -> u64 {
         nanoseconds(self.spec.base_ejection.saturating_mul(times).min(self.spec.max_ejection))
-    }
-}
-
-/// What an answer says of its endpoint: a gRPC call is judged by its code once that is known, whatever the HTTP status.
-/// `made_by_proxy`: the answer carries `outrigger-reason`.
-pub fn classify(failures: &Failures, status: u16, grpc: Option<u8>, made_by_proxy: bool) -> Ended {
-    let (what, failed) = match grpc {
-        // Unknown codes are to be taken as UNKNOWN, says gRPC.
-        Some(code) => (What::Grpc(code), failures.grpc.contains(&if code > 16 { 2 } else { code })),
-        None => (What::Status(status), failures.statuses.iter().any(|range| range.contains(status))),
-    };
-    match (made_by_proxy, failed) {
-        (true, _) => Ended::Ignored,
-        (false, true) => Ended::Failure(what),
-        (false, false) => Ended::Success(what),
     }
 }
 
@@ -155,7 +139,8 @@ impl fmt::Display for Why {
             }
             Self::Slow { latency, median, limit, others } => {
                 let percent = latency / median.max(1.0) * 100.0;
-                let [latency, median] = [latency, median].map(|value| Duration::from_micros(*value as u64));
+                let [latency, median] =
+                    [latency, median].map(|value| Duration::from_micros(value.round() as u64));
                 write!(
                     f,
                     "latency {latency:?} is {percent:.0} % of {median:?}, the median of the {others} others \

@@ -1,17 +1,37 @@
 //! The arrows of the drawing: every change of a circuit goes through [`Breakers::enter`].
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use outrigger_proto::spec::Circuit;
+use outrigger_proto::spec::{Cause, Circuit, Outcome};
 use rand_core::Rng;
 
 use super::{
-    Breakers, Change, Ended,
+    Breakers, Ended,
     endpoint::NEVER,
     evidence::Learned,
     policy::{Policy, Why},
     window::At,
 };
+
+/// A circuit has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub index: usize,
+    pub to: Circuit,
+    pub cause: Cause,
+    pub at: Instant,
+    /// The threshold that was crossed and by what.
+    pub why: Arc<str>,
+    /// The latest outcomes, the oldest first.
+    pub evidence: Vec<Outcome>,
+    /// Of an ejection: how long it lasts. `None` also while active checks decide.
+    pub lasts: Option<Duration>,
+    /// Ejections in a row, this one included.
+    pub times: u32,
+}
 
 impl Breakers {
     /// Closed to open, if the floor allows it.
