@@ -11,6 +11,7 @@ use std::{
     cell::{Cell, RefCell},
     hash::Hash,
     net::SocketAddr,
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -25,7 +26,7 @@ use outrigger_core::{
     retry::Budget,
     snapshot::{Snapshot, Target},
 };
-use outrigger_proto::spec::{Backend, BackendKey, DestinationKey};
+use outrigger_proto::spec::{Backend, BackendKey, DestinationKey, RetryBudget};
 use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task};
 
@@ -58,6 +59,7 @@ pub struct Clusters {
     applications: RefCell<HashMap<(SocketAddr, bool), Rc<Connections>>>,
     /// Of requests that an application closed an idle connection on.
     pub application_budget: RefCell<Budget>,
+    workers: NonZeroUsize,
     learned: RefCell<HashMap<DestinationKey, Learned>>,
     /// Turns for the costly part of a caller's TLS handshake, and the handshakes under way.
     pub handshakes: Semaphore,
@@ -95,7 +97,8 @@ pub struct EndpointState {
 // === impl Clusters ===
 
 impl Clusters {
-    pub fn new(credentials: &Arc<Credentials>) -> Self {
+    /// `workers`: of this proxy; each has its part of what is limited per second.
+    pub fn new(credentials: &Arc<Credentials>, workers: NonZeroUsize) -> Self {
         Self {
             server_tls: tls::server_config(credentials, alpn::MESH),
             credentials: Arc::clone(credentials),
@@ -103,7 +106,8 @@ impl Clusters {
             workloads: RefCell::default(),
             endpoints: RefCell::default(),
             applications: RefCell::default(),
-            application_budget: RefCell::new(budget(now())),
+            application_budget: RefCell::new(Budget::new(&RetryBudget::default(), workers, now())),
+            workers,
             learned: RefCell::default(),
             handshakes: Semaphore::new(limits::MAX_HANDSHAKES),
             handshakes_under_way: Cell::new(0),
@@ -145,10 +149,12 @@ impl Clusters {
         let picker =
             Picker::new(&backend.traffic.load_balancer, &members, zone, &mut *worker.rng(), now);
         let old = self.remove(key);
+        let policy = &backend.traffic.retries.budget;
         let (budget, label) = match &old {
             Some(old) => (Rc::clone(&old.budget), Rc::clone(&old.label)),
-            None => (Rc::new(RefCell::new(budget(now))), key.label()),
+            None => (Rc::new(RefCell::new(Budget::new(policy, self.workers, now))), key.label()),
         };
+        budget.borrow_mut().set_policy(policy, self.workers);
         let cluster = Rc::new(Cluster {
             backend: Arc::clone(backend),
             endpoints,
@@ -289,10 +295,6 @@ impl Clusters {
             .borrow_mut()
             .retain(|_, connections| Rc::strong_count(connections) > 1 || !connections.is_unused());
     }
-}
-
-fn budget(now: Instant) -> Budget {
-    Budget::new(limits::RETRY_BUDGET_PERCENT, limits::RETRY_BUDGET_MIN_PER_SECOND, now)
 }
 
 /// The backend of a workload that is dialled by its own address.

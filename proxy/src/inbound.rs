@@ -9,7 +9,12 @@
 //! The destination is the connection's own (from the redirect, or the listener), never the peer's words. Not a byte
 //! reaches the application before the caller is let in.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -17,10 +22,10 @@ use outrigger_core::{
     detect::Detection,
     headers, limits,
     race::{Learned, Winner},
-    retry::{Attempts, Next},
+    retry::{Attempts, Moment, Next, Traits},
     verdict::{Reason, Retry},
 };
-use outrigger_proto::spec::{DestinationKey, MtlsMode, Protocol, Timeouts};
+use outrigger_proto::spec::{DestinationKey, MtlsMode, Protocol, Retries, Timeouts};
 
 use crate::{
     error::Error,
@@ -42,6 +47,9 @@ use crate::{
     telemetry::{self, Direction},
     worker::{Worker, now},
 };
+
+/// Towards the application there is no policy of retries, only the defaults.
+static RETRIES: LazyLock<Retries> = LazyLock::new(Retries::default);
 
 /// Serves one accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -347,7 +355,8 @@ async fn send(
     copy: Option<request::Copy>,
 ) -> Result<(Lease, Response<Incoming>), Error> {
     let worker = &served.caller.worker;
-    let mut attempts = Attempts::new(&exchange.method, exchange.is_request_over());
+    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer: false };
+    let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
     worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
     exchange.endpoint.set(Some(served.place.application));
     loop {
@@ -362,13 +371,20 @@ async fn send(
             _ if lease.fresh => return Err(error),
             Retry::Never => return Err(error),
             Retry::IfUnsent | Retry::IfIdempotent => {
-                attempts.on_failure(failure, &mut worker.clusters.application_budget.borrow_mut(), now())
+                let moment = Moment { breaker_open: false, left: None, now: now() };
+                let budget = &mut worker.clusters.application_budget.borrow_mut();
+                attempts.on_failure(failure, &moment, budget, &mut *worker.rng())
             }
         };
         request = match (next, unanswered.request, &copy) {
-            (Next::Again, Some(unsent), _) => unsent,
-            (Next::Again, None, Some(copy)) => copy.request(exchange),
-            (Next::Again, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
+            (Next::Again { .. }, Some(unsent), _) => unsent,
+            (Next::Again { .. }, None, Some(copy)) => copy.request(exchange),
+            (Next::Again { .. }, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
         };
+        if let Next::Again { after } = next
+            && !after.is_zero()
+        {
+            tokio::time::sleep(after).await;
+        }
     }
 }

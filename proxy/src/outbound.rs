@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use outrigger_core::{
     detect::Detection,
     limits,
-    retry::{Attempts, Failure, Next},
+    retry::{Attempts, Failure, Moment, Next, Traits},
     snapshot::{CompiledDestination, Snapshot},
     verdict::{Reason, Retry},
 };
@@ -360,7 +360,8 @@ async fn send(
 ) -> Result<(Response<Incoming>, Hold), Error> {
     let worker = &caller.worker;
     cluster.budget.borrow_mut().on_request(exchange.started);
-    let mut attempts = Attempts::new(&exchange.method, exchange.is_request_over());
+    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer: false };
+    let mut attempts = Attempts::new(&cluster.backend.traffic.retries, &exchange.method, traits);
     let mut tried = Tried::default();
     let mut last = None;
     loop {
@@ -405,14 +406,20 @@ async fn send(
         let next = match error.reason().retry() {
             Retry::Never => return Err(error),
             Retry::IfUnsent | Retry::IfIdempotent => {
-                attempts.on_failure(failure, &mut cluster.budget.borrow_mut(), now())
+                let moment = Moment { breaker_open: false, left: None, now: now() };
+                attempts.on_failure(failure, &moment, &mut cluster.budget.borrow_mut(), &mut *worker.rng())
             }
         };
         request = match (next, unsent, &copy) {
-            (Next::Again, Some(unsent), _) => unsent,
-            (Next::Again, None, Some(copy)) => copy.request(exchange),
-            (Next::Again, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
+            (Next::Again { .. }, Some(unsent), _) => unsent,
+            (Next::Again { .. }, None, Some(copy)) => copy.request(exchange),
+            (Next::Again { .. }, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
         };
+        if let Next::Again { after } = next
+            && !after.is_zero()
+        {
+            tokio::time::sleep(after).await;
+        }
         last = Some(error);
     }
 }
@@ -425,7 +432,7 @@ fn refused_there(response: &Response<Incoming>, repeatable: bool) -> Option<(Fai
     }
     let reason = request::told_reason(response.headers())?;
     match reason.retry() {
-        Retry::IfUnsent => Some((Failure::Unsent, reason)),
+        Retry::IfUnsent => Some((Failure::Refused, reason)),
         Retry::IfIdempotent => Some((Failure::Sent, reason)),
         Retry::Never => None,
     }

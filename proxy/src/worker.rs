@@ -94,7 +94,7 @@ impl Worker {
             id,
             telemetry: ctx.telemetry.shard(),
             drain: drain::Local::new(),
-            clusters: Clusters::new(&ctx.credentials),
+            clusters: Clusters::new(&ctx.credentials, ctx.config.workers),
             snapshot: RefCell::new(ctx.snapshot.reader()),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             ctx,
