@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BINS := outrigger-proxy outrigger-control-plane outrigger
 
-.PHONY: help build release demo test test-long lint fmt boundaries deny bench setup clean
+.PHONY: help build release demo test test-long simulate lint fmt boundaries deny bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,6 +35,10 @@ test: need-cargo setup ## every test that can run here; the others are named and
 test-long: need-cargo setup ## the same promises over minutes instead of seconds: outages of 60 s, 5 minutes of 20 s certificates
 	$(CARGO) build --locked --workspace --bins
 	OUTRIGGER_LONG=1 ./tests/run.sh -p outrigger-e2e
+
+simulate: need-cargo ## 100,000 simulated fleets, and the comparison of policies in docs/simulation.md
+	OUTRIGGER_SEEDS=100000 $(CARGO) test --locked -p outrigger-testkit --test simulation
+	$(CARGO) run --locked -p outrigger-testkit --example simulate
 
 lint: need-cargo boundaries ## formatting, clippy with warnings as errors, dependency boundaries
 	$(CARGO) fmt --all --check

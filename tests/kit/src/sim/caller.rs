@@ -156,6 +156,8 @@ impl<'a> Caller<'a> {
             }
         };
         load.on_end(now);
+        let failed = matches!(told, outlier::Ended::Failure(_) | outlier::Ended::ConnectFailed);
+        self.pairs[endpoint].failed += u64::from(failed);
         self.breakers.on_outcome(trial, told, latency, now, rng);
         self.tick(now, rng, broken);
         let (attempts, left) = attempts?;
@@ -181,6 +183,7 @@ impl<'a> Caller<'a> {
             if to == Circuit::Open {
                 pair.ejections += 1;
                 pair.sent_until_ejected.get_or_insert(pair.sent);
+                pair.failed_until_ejected.get_or_insert(pair.failed);
             }
         }
         self.watch(broken);

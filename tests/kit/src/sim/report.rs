@@ -19,6 +19,9 @@ pub struct Pair {
     pub sent: u64,
     /// Requests sent before the first ejection; `None`: it was never ejected.
     pub sent_until_ejected: Option<u64>,
+    pub failed: u64,
+    /// Of the requests before the first ejection, those that failed.
+    pub failed_until_ejected: Option<u64>,
     pub ejections: u32,
 }
 
