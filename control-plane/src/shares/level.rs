@@ -55,7 +55,7 @@ mod tests {
             assert_eq!(fill(&wanted, capacity), filled, "{wanted:?}");
         }
         assert_eq!(in_proportion(&[900, 100], 0, 100), [90, 10]);
-        assert_eq!(in_proportion(&[900, 10, 100], 10, 130), [99, 10, 19]);
+        assert_eq!(in_proportion(&[900, 10, 100], 10, 130), [100, 10, 19]);
         assert_eq!(in_proportion(&[10, 20], 10, 100), [45, 55]);
     }
 }

@@ -25,10 +25,11 @@ pub(super) struct Buckets {
     whole: u64,
     size: u64,
     parts: u32,
-    /// The clock said `base` at `since`; it never says less than `latest`.
+    /// The clock said `base` at `since`.
     base: u64,
     since: Instant,
-    latest: u64,
+    /// The latest moment seen: time that goes backwards stands still.
+    seen: Instant,
     spilt: u64,
     counts: Counts<Bucket>,
 }
@@ -49,7 +50,7 @@ impl Buckets {
             parts: WHOLE,
             base: BEGIN,
             since: now,
-            latest: BEGIN,
+            seen: now,
             spilt: BEGIN - whole,
             counts: Counts::new(policy.max_keys.get()),
         }
@@ -75,7 +76,7 @@ impl Buckets {
 
     pub(super) fn set_share(&mut self, parts: u32, now: Instant) {
         self.base = self.time(now);
-        self.since = self.since.max(now);
+        self.since = self.seen;
         self.spilt = self.spilt.max(self.base.saturating_sub(self.size));
         self.parts = parts;
         let size = u128::from(self.whole) * u128::from(parts) / u128::from(WHOLE);
@@ -112,13 +113,13 @@ impl Buckets {
     }
 
     fn time(&mut self, now: Instant) -> u64 {
-        let elapsed = ticks(now.saturating_duration_since(self.since));
+        self.seen = self.seen.max(now);
+        let elapsed = ticks(self.seen.saturating_duration_since(self.since));
         let elapsed = match self.parts {
             WHOLE => elapsed,
             parts => (elapsed as f64 * f64::from(parts) / f64::from(WHOLE)) as u64,
         };
-        self.latest = self.latest.max(self.base.saturating_add(elapsed));
-        self.latest
+        self.base.saturating_add(elapsed)
     }
 
     /// Of our clock, in everybody's.
