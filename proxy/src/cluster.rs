@@ -14,23 +14,23 @@ use std::{
     num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use hashbrown::HashMap;
 use outrigger_certs::{Credentials, SpiffeId, alpn, tls};
 use outrigger_core::{
-    balance::{Load, Loads, Member, Picker},
-    limits,
+    limits as core_limits,
     race::Learned,
     retry::Budget,
     snapshot::{Snapshot, Target},
 };
-use outrigger_proto::spec::{Backend, BackendKey, DestinationKey, RetryBudget};
+use outrigger_proto::spec::{Backend, BackendKey, Circuit, DestinationKey, Fleet, RetryBudget};
 use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task};
 
 use crate::{
+    observe::bulletin::Checked,
     path::{
         pool::{Connections, Numbers},
         upstream::Remote,
@@ -39,8 +39,12 @@ use crate::{
 };
 
 mod endpoint;
+mod limits;
+mod live;
 
 pub use endpoint::Endpoint;
+pub use limits::Limits;
+pub use live::{Live, Nobody, Picked};
 
 /// How often idle connections and forgotten backends are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -59,7 +63,6 @@ pub struct Clusters {
     applications: RefCell<HashMap<(SocketAddr, bool), Rc<Connections>>>,
     /// Of requests that an application closed an idle connection on.
     pub application_budget: RefCell<Budget>,
-    workers: NonZeroUsize,
     learned: RefCell<HashMap<DestinationKey, Learned>>,
     /// Turns for the costly part of a caller's TLS handshake, and the handshakes under way.
     pub handshakes: Semaphore,
@@ -73,20 +76,21 @@ enum ClusterKey {
     Workload(SocketAddr),
 }
 
-/// A backend with the state of its endpoints.
+/// A backend as one configuration has it, with what is known of it.
 pub struct Cluster {
     pub backend: Arc<Backend>,
-    /// In the order of the backend's.
-    pub endpoints: Vec<Rc<Endpoint>>,
-    pub picker: RefCell<Picker>,
-    pub budget: Rc<RefCell<Budget>>,
     /// `NAMESPACE/NAME:PORT`, or the address of a workload.
     pub label: Rc<str>,
+    pub live: Rc<Live>,
+    pub limits: Limits,
 }
 
 /// An endpoint as `/clusters` shows it.
 pub struct EndpointState {
     pub cluster: String,
+    pub circuit: Circuit,
+    /// Whether it takes a request now.
+    pub admits: bool,
     pub address: SocketAddr,
     pub identity: SpiffeId,
     pub in_flight: u32,
@@ -107,9 +111,8 @@ impl Clusters {
             endpoints: RefCell::default(),
             applications: RefCell::default(),
             application_budget: RefCell::new(Budget::new(&RetryBudget::default(), workers, now())),
-            workers,
             learned: RefCell::default(),
-            handshakes: Semaphore::new(limits::MAX_HANDSHAKES),
+            handshakes: Semaphore::new(core_limits::MAX_HANDSHAKES),
             handshakes_under_way: Cell::new(0),
             sweeping: Cell::new(false),
         }
@@ -138,39 +141,33 @@ impl Clusters {
     fn link(&self, worker: &Rc<Worker>, key: &ClusterKey, backend: &Arc<Backend>) -> Rc<Cluster> {
         self.start_sweeping(worker);
         let now = now();
-        let endpoints: Vec<_> = backend.endpoints.iter().map(|spec| self.endpoint(spec, now)).collect();
-        for endpoint in &endpoints {
-            endpoint.users.set(endpoint.users.get() + 1);
-        }
-        let today = SystemTime::now();
-        let members: Vec<_> =
-            backend.endpoints.iter().map(|endpoint| Member::new(endpoint, now, today)).collect();
-        let zone = &worker.ctx.config.zone;
-        let picker =
-            Picker::new(&backend.traffic.load_balancer, &members, zone, &mut *worker.rng(), now);
+        let specs = backend.endpoints.iter();
         let old = self.remove(key);
-        let policy = &backend.traffic.retries.budget;
-        let (budget, label) = match &old {
-            Some(old) => (Rc::clone(&old.budget), Rc::clone(&old.label)),
-            None => (Rc::new(RefCell::new(Budget::new(policy, self.workers, now))), key.label()),
+        let (live, label, left) = match old {
+            Some(old) => {
+                let stays = old.live.staying(backend).into_iter().zip(specs);
+                let endpoints: Vec<_> =
+                    stays.map(|(stays, spec)| stays.unwrap_or_else(|| self.endpoint(spec, now))).collect();
+                enlist(&endpoints);
+                let left = old.live.relink(worker, backend, endpoints, now);
+                (Rc::clone(&old.live), Rc::clone(&old.label), left)
+            }
+            None => {
+                let endpoints: Vec<_> = specs.map(|spec| self.endpoint(spec, now)).collect();
+                enlist(&endpoints);
+                let live = Live::new(worker, key.backend(), backend, endpoints, now);
+                (Rc::new(live), key.label(), Vec::new())
+            }
         };
-        budget.borrow_mut().set_policy(policy, self.workers);
-        let cluster = Rc::new(Cluster {
-            backend: Arc::clone(backend),
-            endpoints,
-            picker: RefCell::new(picker),
-            budget,
-            label,
-        });
+        let limits = Limits::of(worker, key.backend(), &backend.traffic);
+        let cluster = Rc::new(Cluster { backend: Arc::clone(backend), label, live, limits });
         match key {
             ClusterKey::Backend(key) => self.backends.borrow_mut().insert(key.clone(), Rc::clone(&cluster)),
             ClusterKey::Workload(address) => {
                 self.workloads.borrow_mut().insert(*address, Rc::clone(&cluster))
             }
         };
-        if let Some(old) = old {
-            self.unlink(worker, &old);
-        }
+        self.unlink(worker, &left);
         cluster
     }
 
@@ -199,8 +196,8 @@ impl Clusters {
         Rc::clone(endpoint)
     }
 
-    fn unlink(&self, worker: &Rc<Worker>, cluster: &Cluster) {
-        for endpoint in &cluster.endpoints {
+    fn unlink(&self, worker: &Rc<Worker>, endpoints: &[Rc<Endpoint>]) {
+        for endpoint in endpoints {
             endpoint.users.set(endpoint.users.get().saturating_sub(1));
             if endpoint.users.get() == 0 {
                 let key = (endpoint.spec.address, endpoint.spec.identity.clone());
@@ -236,10 +233,12 @@ impl Clusters {
     /// For `/clusters`.
     pub fn states(&self) -> Vec<EndpointState> {
         let now = now();
-        let state = |cluster: &Cluster, endpoint: &Endpoint| {
+        let state = |cluster: &Cluster, endpoint: &Endpoint, (circuit, admits): (Circuit, bool)| {
             let load = endpoint.load.borrow();
             EndpointState {
                 cluster: cluster.label.to_string(),
+                circuit,
+                admits,
                 address: endpoint.spec.address,
                 identity: endpoint.spec.identity.clone(),
                 in_flight: load.in_flight(),
@@ -249,8 +248,31 @@ impl Clusters {
         };
         let all = self.all();
         all.iter()
-            .flat_map(|(_, cluster)| cluster.endpoints.iter().map(|endpoint| state(cluster, endpoint)))
+            .flat_map(|(_, cluster)| {
+                let endpoints = cluster.live.endpoints();
+                endpoints.into_iter().map(|(endpoint, circuit)| state(cluster, &endpoint, circuit))
+            })
             .collect()
+    }
+
+    /// The backends that are called from here.
+    pub fn calling(&self) -> Vec<BackendKey> {
+        self.backends.borrow().keys().cloned().collect()
+    }
+
+    /// An active check of an endpoint has ended.
+    pub fn on_check(&self, worker: &Worker, checked: &Checked) {
+        let cluster = self.backends.borrow().get(&checked.backend).cloned();
+        if let Some(cluster) = cluster {
+            cluster.live.on_check(worker, checked, now());
+        }
+    }
+
+    /// What all callers of a backend make of its endpoints.
+    pub fn on_fleet(&self, fleet: &Fleet) {
+        if let Some(cluster) = self.backends.borrow().get(&fleet.backend) {
+            cluster.live.on_fleet(fleet, now());
+        }
     }
 
     fn start_sweeping(&self, worker: &Rc<Worker>) {
@@ -279,9 +301,11 @@ impl Clusters {
                 Some(backend) => drop(self.link(worker, &key, &backend)),
                 None => {
                     self.remove(&key);
-                    self.unlink(worker, &cluster);
+                    self.unlink(worker, &cluster.live.leave());
+                    continue;
                 }
             }
+            cluster.live.sweep(worker, now());
         }
         let endpoints: Vec<_> = self.endpoints.borrow().values().cloned().collect();
         for endpoint in endpoints {
@@ -305,19 +329,26 @@ fn workload(snapshot: &Snapshot, address: SocketAddr) -> Option<Arc<Backend>> {
     }
 }
 
+fn enlist(endpoints: &[Rc<Endpoint>]) {
+    for endpoint in endpoints {
+        endpoint.users.set(endpoint.users.get() + 1);
+    }
+}
+
 // === impl ClusterKey ===
 
 impl ClusterKey {
+    fn backend(&self) -> Option<&BackendKey> {
+        match self {
+            Self::Backend(key) => Some(key),
+            Self::Workload(_) => None,
+        }
+    }
+
     fn label(&self) -> Rc<str> {
         match self {
             Self::Backend(key) => key.to_string().into(),
             Self::Workload(address) => address.to_string().into(),
         }
-    }
-}
-
-impl Loads for Cluster {
-    fn load<R>(&self, index: usize, read: impl FnOnce(&Load) -> R) -> R {
-        read(&self.endpoints[index].load.borrow())
     }
 }

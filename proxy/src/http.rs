@@ -2,6 +2,7 @@
 //!
 //! - [`serve`]: an HTTP/1 or HTTP/2 connection that a peer has opened, from its first request to its goodbye.
 //! - [`exchange`], [`body`]: one request on its way, and its two bodies.
+//! - [`replay`]: a body that can be sent again.
 //! - [`request`]: what is checked and changed in every message, on either side.
 //! - [`watched`]: the stream beneath, with the checks that hyper does not make.
 //! - [`upgrade`]: requests that turn a connection into something else.
@@ -10,6 +11,7 @@
 
 pub mod body;
 pub mod exchange;
+pub mod replay;
 pub mod request;
 pub mod serve;
 pub mod upgrade;

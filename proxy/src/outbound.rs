@@ -8,44 +8,42 @@
 //! ```
 //!
 //! A request that was never sent goes elsewhere; one that was sent goes again only if that is harmless. A destination in
-//! the mesh is reached by mutual TLS or not at all.
+//! the mesh is reached by mutual TLS or not at all. What happens to a request is in `requests`.
 
 use std::{cell::RefCell, future::pending, net::SocketAddr, rc::Rc, sync::Arc};
 
-use http::{Request, Response, StatusCode, request::Parts};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use outrigger_core::{
     detect::Detection,
-    limits,
-    retry::{Attempts, Failure, Moment, Next, Traits},
-    snapshot::{CompiledDestination, Snapshot},
-    verdict::{Reason, Retry},
+    limits::{self, MAX_ATTEMPTS},
+    retry::Failure,
+    snapshot::CompiledDestination,
 };
 use outrigger_proto::spec::{DestinationKey, Protocol};
-use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Nobody, Picked},
     error::Error,
-    http::{
-        body::{RequestBody, ResponseBody},
-        exchange::{Caller, Exchange, Hold, Routed},
-        request, serve, upgrade,
-        watched::Vitals,
-    },
+    http::{exchange::Caller, serve, watched::Vitals},
     path::{
         accept::{Accepted, Open, Target},
-        balance::{self, InFlight, Picked, Tried},
-        detect, respond,
+        balance::{self, Asked, Tried},
+        detect,
+        outlier::{self, Trial},
+        rate_limit::{self, Asking},
+        respond,
         route::{self, Chosen, Known},
         upstream::{self, Opaque},
     },
-    shared::Held,
+    shared_limits::Kind,
     tcp::{self, Io, Passage, Sniffed, Stream},
     telemetry::{self, Direction},
     worker::{Worker, now},
 };
+
+mod requests;
+
+use requests::Serving;
+pub(crate) use requests::handle;
 
 /// Serves one accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -157,20 +155,34 @@ impl Departure {
         let destination = snapshot.destination(&self.key).map_or(destination, Arc::as_ref);
         let Chosen { cluster, .. } = route::connection(&self.worker, &snapshot, &self.key, destination)?;
         drop(snapshot);
+        let worker = &self.worker;
+        let limits = &cluster.limits;
+        if !limits.rates.is_empty() {
+            let own = worker.ctx.credentials.current();
+            let asking = Asking::connection(own.as_ref().map(|own| own.identity()), self.caller.ip());
+            rate_limit::check(&limits.rates, &asking, &worker.telemetry, None)?;
+        }
+        let permit = match &limits.connections {
+            Some(hall) => Some(hall.admit(&None, &worker.telemetry).await?),
+            None => None,
+        };
         let timeouts = cluster.backend.traffic.timeouts;
+        let asked = Asked::of_connection(worker, &cluster.backend.traffic, self.caller);
         let mut tried = Tried::default();
         let mut last = None;
-        for attempt in 1..=limits::MAX_ATTEMPTS {
-            let now_dialled = now();
-            let Some(Picked { endpoint, index }) = balance::pick(&self.worker, &cluster, &tried, now_dialled)
-            else {
-                break;
+        for attempt in 1..=MAX_ATTEMPTS {
+            let dispatched = now();
+            let picked = cluster.live.pick(worker, &asked.wanted(), &tried, Kind::Connection, dispatched);
+            let Picked { endpoint, trial, place } = match picked {
+                Ok(picked) => picked,
+                Err(nobody) => return Err(balance::nobody(&cluster, nobody, last)),
             };
-            let load = InFlight::new(&endpoint, now_dialled);
-            match upstream::connect(&self.worker, endpoint.opaque(), timeouts.connect).await {
+            tried.add(&endpoint);
+            let trial = Trial::new(worker, &cluster, Rc::clone(&endpoint), trial, place, dispatched);
+            match upstream::connect(worker, endpoint.opaque(), timeouts.connect).await {
                 Ok(io) => {
                     let since = now();
-                    load.answered(since);
+                    trial.connected(since);
                     return Ok(Opaque {
                         io: Sniffed::new(io),
                         address: endpoint.spec.address,
@@ -178,18 +190,19 @@ impl Departure {
                         service: Some(Rc::clone(&cluster.label)),
                         attempts: attempt,
                         idle: timeouts.idle,
-                        load: Some(load),
+                        trial: Some(trial),
+                        permit,
                         since,
                     });
                 }
                 Err(error) => {
-                    load.failed(now());
-                    tried.add(index);
+                    trial.failed(outlier::judge(Failure::Unsent, &error, true), now());
+                    tried.lose(&endpoint);
                     last = Some(error);
                 }
             }
         }
-        Err(balance::exhausted(&cluster, last))
+        Err(balance::nobody(&cluster, Nobody::Tried, last))
     }
 
     /// Opaque bytes to an endpoint. `ready`: the connection to it, if there is one already.
@@ -266,174 +279,5 @@ async fn join(passage: &mut Passage, io: Sniffed, connected: Result<Opaque, Erro
             io.get_ref().reset_on_drop();
             passage.blame(&error);
         }
-    }
-}
-
-/// An HTTP connection to one destination.
-pub(crate) struct Serving {
-    caller: Rc<Caller>,
-    key: DestinationKey,
-    /// What the destination is, by which snapshot.
-    known: RefCell<(Held<Snapshot>, Arc<CompiledDestination>)>,
-}
-
-impl Serving {
-    /// The newest snapshot, and what the destination is by it.
-    fn current(&self) -> (Held<Snapshot>, Arc<CompiledDestination>) {
-        let snapshot = self.caller.worker.snapshot();
-        self.caller.worker.ctx.discovery.touch(&self.key);
-        let mut known = self.known.borrow_mut();
-        if !known.0.same(&snapshot) {
-            if let Some(destination) = snapshot.destination(&self.key) {
-                known.1 = Arc::clone(destination);
-            }
-            known.0 = snapshot.clone();
-        }
-        (snapshot, Arc::clone(&known.1))
-    }
-}
-
-pub(crate) async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let (head, body) = request.into_parts();
-    let has_body = !body.is_end_stream();
-    let exchange = Exchange::new(&serving.caller, &head, has_body, now());
-    match forward(&serving, &exchange, head, body).await {
-        Ok(response) => response,
-        Err(error) => respond::refuse(&exchange, &error),
-    }
-}
-
-async fn forward(
-    serving: &Serving,
-    exchange: &Rc<Exchange>,
-    mut head: Parts,
-    body: Incoming,
-) -> Result<Response<ResponseBody>, Error> {
-    let caller = &serving.caller;
-    let caller_half = request::prepare(&mut head, caller)?;
-    let (snapshot, destination) = serving.current();
-    let chosen = route::request(&caller.worker, &snapshot, &serving.key, &destination, &head)?;
-    drop((snapshot, destination));
-    exchange.routed.replace(Routed {
-        service: Some(Rc::clone(&chosen.cluster.label)),
-        route: chosen.route,
-        peer: None,
-    });
-    let copy = request::Copy::of(&head, exchange.is_request_over());
-    let body = request::body(&mut head, body, exchange);
-    let sending = send(caller, exchange, &chosen.cluster, request::assemble(head, body), copy);
-    let (mut response, hold) = match chosen.timeout {
-        None => sending.await?,
-        Some(within) => match timeout_at(Instant::from_std(exchange.started + within), sending).await {
-            Ok(sent) => sent?,
-            Err(_) => return Err(Error::RequestTimeout(within)),
-        },
-    };
-    let switched = caller_half.is_some() && request::switches(&response, exchange);
-    let upstream_half = switched.then(|| hyper::upgrade::on(&mut response));
-    let (mut head, body) = response.into_parts();
-    let address = exchange.endpoint.get().unwrap_or(caller.address);
-    request::prepare_answer(&mut head, exchange, switched)
-        .map_err(|error| Error::Protocol { address, error: error.to_string().into() })?;
-    if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
-        return Err(Error::Protocol { address, error: "an upgrade that nobody asked for".into() });
-    }
-    if let Some(reason) = request::told_reason(&head.headers) {
-        exchange.blame(reason, "said the other side's proxy");
-    }
-    exchange.answer_begins(head.status.as_u16(), hold, now());
-    if let (Some(caller_half), Some(upstream_half)) = (caller_half, upstream_half) {
-        let idle = chosen.cluster.backend.traffic.timeouts.idle;
-        upgrade::join(Rc::clone(exchange), caller_half, upstream_half, idle, pending());
-        return Ok(Response::from_parts(head, ResponseBody::none()));
-    }
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, Rc::clone(exchange))))
-}
-
-/// Sends a request to one endpoint after the other until there is an answer, or no right to go on.
-async fn send(
-    caller: &Caller,
-    exchange: &Rc<Exchange>,
-    cluster: &Cluster,
-    mut request: Box<Request<RequestBody>>,
-    copy: Option<request::Copy>,
-) -> Result<(Response<Incoming>, Hold), Error> {
-    let worker = &caller.worker;
-    cluster.budget.borrow_mut().on_request(exchange.started);
-    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer: false };
-    let mut attempts = Attempts::new(&cluster.backend.traffic.retries, &exchange.method, traits);
-    let mut tried = Tried::default();
-    let mut last = None;
-    loop {
-        let dispatched = if exchange.attempts.get() == 0 { exchange.started } else { now() };
-        let Some(Picked { endpoint, index }) = balance::pick(worker, cluster, &tried, dispatched) else {
-            return Err(balance::exhausted(cluster, last));
-        };
-        exchange.attempts.set(exchange.attempts.get() + 1);
-        exchange.endpoint.set(Some(endpoint.spec.address));
-        exchange.routed.borrow_mut().peer = Some(endpoint.spec.identity.clone());
-        let load = InFlight::new(&endpoint, dispatched);
-        let connections = endpoint.connections(caller.http2);
-        let (failure, error, unsent) =
-            match connections.lease(worker, cluster.backend.traffic.timeouts.connect).await {
-                Err(error) => {
-                    tried.add(index);
-                    (Failure::Unsent, error, Some(request))
-                }
-                Ok(lease) => match lease.send(request).await {
-                    Ok(response) => match refused_there(&response, copy.is_some()) {
-                        None => {
-                            load.answered(now());
-                            return Ok((response, Hold { lease: Some(lease), load: Some(load), ..Hold::default() }));
-                        }
-                        Some((failure, reason)) => {
-                            tried.add(index);
-                            let address = endpoint.spec.address;
-                            (failure, Error::Elsewhere { address, reason }, None)
-                        }
-                    },
-                    Err(unanswered) => {
-                        // An idle connection that was closed says nothing about its endpoint.
-                        if lease.fresh {
-                            tried.add(index);
-                        }
-                        let (failure, error) = unanswered.explain(&lease);
-                        (failure, error, unanswered.request)
-                    }
-                },
-            };
-        load.failed(now());
-        let next = match error.reason().retry() {
-            Retry::Never => return Err(error),
-            Retry::IfUnsent | Retry::IfIdempotent => {
-                let moment = Moment { breaker_open: false, left: None, now: now() };
-                attempts.on_failure(failure, &moment, &mut cluster.budget.borrow_mut(), &mut *worker.rng())
-            }
-        };
-        request = match (next, unsent, &copy) {
-            (Next::Again { .. }, Some(unsent), _) => unsent,
-            (Next::Again { .. }, None, Some(copy)) => copy.request(exchange),
-            (Next::Again { .. }, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
-        };
-        if let Next::Again { after } = next
-            && !after.is_zero()
-        {
-            tokio::time::sleep(after).await;
-        }
-        last = Some(error);
-    }
-}
-
-/// Whether the endpoint's own proxy says that its application did not take the request. Only looked at if it can be sent
-/// again at all; otherwise that answer is the caller's.
-fn refused_there(response: &Response<Incoming>, repeatable: bool) -> Option<(Failure, Reason)> {
-    if !repeatable || !response.status().is_server_error() {
-        return None;
-    }
-    let reason = request::told_reason(response.headers())?;
-    match reason.retry() {
-        Retry::IfUnsent => Some((Failure::Refused, reason)),
-        Retry::IfIdempotent => Some((Failure::Sent, reason)),
-        Retry::Never => None,
     }
 }

@@ -152,6 +152,11 @@ impl Pool {
         }
     }
 
+    /// Applies to the next connection; those that are open stay.
+    pub fn set_max_connections(&mut self, max: usize) {
+        self.config.max_connections = max;
+    }
+
     // === callers ===
 
     pub fn checkout(&mut self, now: Instant) -> Checkout {
@@ -279,6 +284,15 @@ impl Pool {
         }
     }
 
+    /// Makes room elsewhere: closes the connection that has been idle longest. `false`: none is.
+    pub fn close_idle(&mut self) -> bool {
+        let oldest = self.idle.head;
+        if oldest != NONE {
+            self.close(oldest);
+        }
+        oldest != NONE
+    }
+
     // === time and effects ===
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -318,6 +332,11 @@ impl Pool {
 
     pub fn waiting(&self) -> usize {
         self.waiting_live
+    }
+
+    /// More wait than the connections in the making will serve: the last of them has to wait for somebody's end.
+    pub fn is_backed_up(&self) -> bool {
+        self.waiting_live > self.dials.len() * self.config.streams as usize
     }
 
     /// Nothing open, in the making or waiting: may be dropped.

@@ -67,6 +67,10 @@ impl Endpoint {
         self.each(|connections| connections.sweep(worker));
     }
 
+    pub(super) fn close_idle(&self, worker: &Rc<Worker>) -> bool {
+        [&self.http1, &self.http2].into_iter().filter_map(OnceCell::get).any(|one| one.close_idle(worker))
+    }
+
     pub(super) fn numbers(&self) -> Numbers {
         let mut sum = Numbers::default();
         self.each(|connections| {

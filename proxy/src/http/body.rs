@@ -7,6 +7,7 @@
 //! An upstream that breaks off is an error here and therefore a broken-off answer at the caller, never a clean end.
 
 use std::{
+    future::Future,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -14,6 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,15 +27,22 @@ use outrigger_core::{
     headers::{self, HeaderError},
     verdict::Reason,
 };
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::{exchange::Exchange, serve::Watch};
-use crate::error::told;
+use super::{exchange::Exchange, replay::Cursor, serve::Watch};
+use crate::error::{Error, told};
 
 /// What a caller sends.
 pub struct RequestBody {
-    body: Option<Incoming>,
+    source: Source,
     exchange: Rc<Exchange>,
     gate: Option<Arc<Gate>>,
+}
+
+enum Source {
+    None,
+    Caller(Incoming),
+    Kept(Cursor),
 }
 
 /// What a caller is answered.
@@ -42,6 +51,15 @@ pub struct ResponseBody {
     exchange: Option<Rc<Exchange>>,
     /// HTTP/2: whoever resets streams that nobody takes.
     watch: Option<Rc<Watch>>,
+    idle: Option<Idle>,
+}
+
+/// Finds out that nothing moves either way. Its timer is made when an answer is first waited for, and not moved by every
+/// byte: when it fires too early it is set anew, so it takes at most twice the time.
+struct Idle {
+    within: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    moved: u64,
 }
 
 enum Kind {
@@ -58,6 +76,10 @@ pub enum BodyError {
     Peer(#[from] hyper::Error),
     #[error("trailers: {0}")]
     Trailers(HeaderError),
+    #[error("another attempt has taken over")]
+    Superseded,
+    #[error("nothing moved for {0:?}")]
+    Idle(Duration),
 }
 
 /// Holds a request's body back until the upstream wants it (`Expect: 100-continue`).
@@ -71,12 +93,17 @@ pub struct Gate {
 
 impl RequestBody {
     pub fn new(body: Incoming, exchange: Rc<Exchange>) -> Self {
-        Self { body: Some(body), exchange, gate: None }
+        Self { source: Source::Caller(body), exchange, gate: None }
     }
 
-    /// For a request that is sent again.
+    /// For a request that is sent again, and has none.
     pub fn empty(exchange: Rc<Exchange>) -> Self {
-        Self { body: None, exchange, gate: None }
+        Self { source: Source::None, exchange, gate: None }
+    }
+
+    /// One try of a body that can be sent again.
+    pub fn kept(cursor: Cursor, exchange: Rc<Exchange>) -> Self {
+        Self { source: Source::Kept(cursor), exchange, gate: None }
     }
 
     pub fn wait_for(&mut self, gate: Arc<Gate>) {
@@ -84,7 +111,11 @@ impl RequestBody {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::None => true,
+            Source::Caller(body) => body.is_end_stream(),
+            Source::Kept(cursor) => cursor.is_end_stream(),
+        }
     }
 }
 
@@ -101,7 +132,11 @@ impl Body for RequestBody {
             ready!(gate.poll_open(cx));
             this.gate = None;
         }
-        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let body = match &mut this.source {
+            Source::None => return Poll::Ready(None),
+            Source::Caller(body) => body,
+            Source::Kept(cursor) => return cursor.poll_frame(cx),
+        };
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         match &frame {
             None => this.exchange.request_ends(),
@@ -123,15 +158,21 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::None => SizeHint::with_exact(0),
+            Source::Caller(body) => body.size_hint(),
+            Source::Kept(cursor) => cursor.size_hint(),
+        }
     }
 }
 
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    pub fn upstream(body: Incoming, exchange: Rc<Exchange>) -> Self {
-        let this = Self { kind: Kind::Upstream(body), exchange: Some(exchange), watch: None };
+    /// `idle`: how long nothing may move either way.
+    pub fn upstream(body: Incoming, exchange: Rc<Exchange>, idle: Option<Duration>) -> Self {
+        let idle = idle.map(|within| Idle { within, timer: None, moved: 0 });
+        let this = Self { kind: Kind::Upstream(body), exchange: Some(exchange), watch: None, idle };
         if this.is_end_stream() {
             // hyper does not poll a body that says it is over.
             this.ends(true);
@@ -140,12 +181,12 @@ impl ResponseBody {
     }
 
     pub fn own(text: Bytes, exchange: Rc<Exchange>) -> Self {
-        Self { kind: Kind::Own(text), exchange: Some(exchange), watch: None }
+        Self { kind: Kind::Own(text), exchange: Some(exchange), watch: None, idle: None }
     }
 
     /// Before a connection becomes something else.
     pub fn none() -> Self {
-        Self { kind: Kind::Own(Bytes::new()), exchange: None, watch: None }
+        Self { kind: Kind::Own(Bytes::new()), exchange: None, watch: None, idle: None }
     }
 
     pub(super) fn watch(&mut self, watch: Rc<Watch>) {
@@ -172,7 +213,18 @@ impl Body for ResponseBody {
             watch.hands(false);
         }
         let frame = match &mut this.kind {
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Upstream(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let (Some(idle), Some(exchange)) = (&mut this.idle, &this.exchange) else {
+                        return Poll::Pending;
+                    };
+                    ready!(idle.poll(cx, exchange.moved()));
+                    let error = Error::StreamIdle(idle.within);
+                    exchange.answer_breaks(error.reason(), error.to_string());
+                    return Poll::Ready(Some(Err(BodyError::Idle(idle.within))));
+                }
+            },
             Kind::Own(text) if text.is_empty() => None::<Result<_, hyper::Error>>,
             Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
         };
@@ -182,10 +234,7 @@ impl Body for ResponseBody {
         let Some(exchange) = &this.exchange else { return Poll::Ready(frame.map(|frame| Ok(frame?))) };
         match &frame {
             None => exchange.answer_ends(true),
-            Some(Err(error)) => {
-                exchange.blame(Reason::UpstreamReset, told(error));
-                exchange.answer_ends(false);
-            }
+            Some(Err(error)) => exchange.answer_breaks(Reason::UpstreamReset, told(error)),
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     exchange.sent.set(exchange.sent.get() + data.len() as u64);
@@ -216,6 +265,24 @@ impl Body for ResponseBody {
     }
 }
 
+impl Idle {
+    /// Ready when nothing has moved for too long. `moved`: bytes of both directions so far.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<()> {
+        loop {
+            let timer = self.timer.get_or_insert_with(|| {
+                self.moved = moved;
+                Box::pin(sleep(self.within))
+            });
+            ready!(timer.as_mut().poll(cx));
+            if self.moved == moved {
+                return Poll::Ready(());
+            }
+            self.moved = moved;
+            timer.as_mut().reset(Instant::now() + self.within);
+        }
+    }
+}
+
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.ends(self.is_end_stream());
@@ -223,7 +290,7 @@ impl Drop for ResponseBody {
 }
 
 /// Trailers must not bring in what is decided by the head, nor more than a head may.
-fn cleaned(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+pub(super) fn cleaned(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
     if let Some(trailers) = frame.trailers_mut() {
         headers::inspect_trailers(trailers).map_err(BodyError::Trailers)?;
         headers::remove_forbidden_trailers(trailers);

@@ -16,14 +16,14 @@ use std::{
 
 use http::{HeaderValue, Method, Uri, header, request};
 use outrigger_certs::SpiffeId;
-use outrigger_core::{headers, verdict::Reason};
-use outrigger_proto::spec::Route;
+use outrigger_core::{headers, outlier::What, verdict::Reason};
+use outrigger_proto::spec::{Endpoint, Route};
 use smallvec::SmallVec;
 
 use super::watched::Vitals;
 use crate::{
     error::{Error, told},
-    path::{accept::Open, balance::InFlight, pool::Lease},
+    path::{accept::Open, outlier::Trial, pool::Lease},
     shared_limits::Permit,
     tcp::Passage,
     telemetry::{Direction, Handled, Protocol, RequestRecord},
@@ -66,6 +66,8 @@ pub struct Exchange {
     pub(super) received: Cell<u64>,
     pub(super) sent: Cell<u64>,
     request_over: Cell<bool>,
+    /// When it was, of a request that had more than a head.
+    request_over_at: Cell<Option<Instant>>,
     answer_over: Cell<bool>,
     hold: RefCell<Hold>,
 }
@@ -94,7 +96,7 @@ pub struct Notes {
 #[derive(Default)]
 pub struct Hold {
     pub lease: Option<Lease>,
-    pub load: Option<InFlight>,
+    pub trial: Option<Trial>,
     /// Places in bulkheads.
     pub permits: SmallVec<[Permit; 2]>,
 }
@@ -142,6 +144,7 @@ impl Exchange {
             received: Cell::new(0),
             sent: Cell::new(0),
             request_over: Cell::new(!has_body),
+            request_over_at: Cell::new((!has_body).then_some(now)),
             answer_over: Cell::new(false),
             hold: RefCell::default(),
         })
@@ -158,6 +161,7 @@ impl Exchange {
     /// The request has been received to its end.
     pub fn request_ends(&self) {
         if !self.request_over.replace(true) {
+            self.request_over_at.set(Some(now()));
             self.caller.vitals.received();
         }
     }
@@ -170,6 +174,22 @@ impl Exchange {
 
     pub fn is_request_over(&self) -> bool {
         self.request_over.get()
+    }
+
+    /// Since when there is no more of the request to come. `None`: there is.
+    pub fn request_over_since(&self) -> Option<Instant> {
+        self.request_over_at.get()
+    }
+
+    /// Bytes of both bodies so far.
+    pub fn moved(&self) -> u64 {
+        self.received.get() + self.sent.get()
+    }
+
+    /// Where it is sent, or who has answered.
+    pub fn goes_to(&self, endpoint: &Endpoint) {
+        self.endpoint.set(Some(endpoint.address));
+        self.routed.borrow_mut().peer = Some(endpoint.identity.clone());
     }
 
     /// The answer's head is there. What is in `hold` is kept until the answer ends.
@@ -191,12 +211,24 @@ impl Exchange {
         self.sent.set(self.sent.get() + sent);
     }
 
+    /// The answer breaks off in the middle.
+    pub fn answer_breaks(&self, reason: Reason, detail: impl Into<Cow<'static, str>>) {
+        self.blame(reason, detail);
+        if let Some(trial) = &self.hold.borrow().trial {
+            trial.broke(if reason == Reason::StreamIdle { What::Timeout } else { What::Reset });
+        }
+        self.answer_ends(false);
+    }
+
     /// The answer has ended, or nobody will take the rest of it. `whole`: the upstream has said all it had to say.
     pub fn answer_ends(&self, whole: bool) {
         if self.answer_over.replace(true) {
             return;
         }
         let hold = self.hold.take();
+        if let Some(trial) = hold.trial.as_ref().filter(|_| whole) {
+            trial.ended(self.grpc_status.get());
+        }
         if let Some(lease) = hold.lease {
             lease.release(whole && self.request_over.get());
         }

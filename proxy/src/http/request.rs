@@ -21,6 +21,7 @@ use outrigger_core::{
 use super::{
     body::{Gate, RequestBody, grpc_status},
     exchange::{Caller, Exchange},
+    replay::Replay,
 };
 use crate::error::Error;
 
@@ -38,6 +39,8 @@ pub struct Copy {
     uri: Uri,
     version: Version,
     fields: Vec<(HeaderName, HeaderValue)>,
+    /// `None`: it has none.
+    body: Option<Rc<Replay>>,
 }
 
 /// Checks a request as it came in, and makes it what goes on. Gives back the caller's half if it asks for the connection
@@ -166,16 +169,36 @@ impl Copy {
         if !(bodyless && head.method.is_idempotent()) {
             return None;
         }
-        Some(Self {
+        Some(Self::new(head, None))
+    }
+
+    /// The same for a request that may be sent again by policy. `body`: as much of it as is kept.
+    pub fn new(head: &Parts, body: Option<Rc<Replay>>) -> Self {
+        Self {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
             fields: head.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        })
+            body,
+        }
+    }
+
+    /// Whether all of it can be sent again.
+    pub fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_whole())
+    }
+
+    /// Whether all of it is here.
+    pub fn is_complete(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_complete())
     }
 
     pub fn request(&self, exchange: &Rc<Exchange>) -> Box<Request<RequestBody>> {
-        let mut request = Box::new(Request::new(RequestBody::empty(Rc::clone(exchange))));
+        let body = match &self.body {
+            None => RequestBody::empty(Rc::clone(exchange)),
+            Some(body) => RequestBody::kept(body.cursor(), Rc::clone(exchange)),
+        };
+        let mut request = Box::new(Request::new(body));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;

@@ -1,91 +1,124 @@
-//! Outbound step: which endpoint gets the request, and its share in that endpoint's load.
+//! Outbound step: which endpoint gets the request.
 
-use std::{
-    cell::Cell,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, rc::Rc};
 
-use outrigger_core::balance::Wanted;
+use http::{HeaderValue, request::Parts};
+use outrigger_core::balance::{Cookie, Facts, Key, Wanted, key};
+use outrigger_proto::spec::{Algorithm, Traffic};
 use smallvec::SmallVec;
 
 use crate::{
-    cluster::{Cluster, Endpoint},
+    cluster::{Cluster, Endpoint, Nobody},
     error::Error,
-    worker::{Worker, now},
+    worker::Worker,
 };
 
-/// Endpoints that could not take the request, by their index.
+/// Endpoints that were tried for one request.
 #[derive(Default)]
-pub struct Tried(SmallVec<[usize; 4]>);
-
-/// A request counted in an endpoint's load until it is dropped.
-pub struct InFlight {
-    endpoint: Rc<Endpoint>,
-    dispatched: Instant,
-    told: Cell<bool>,
+pub struct Tried {
+    tried: SmallVec<[Rc<Endpoint>; 2]>,
+    /// Of these, those to which there was no connection: not even a second choice.
+    lost: SmallVec<[Rc<Endpoint>; 2]>,
 }
 
-/// An endpoint and its index in the cluster.
-pub struct Picked {
-    pub endpoint: Rc<Endpoint>,
-    pub index: usize,
-}
-
-/// One endpoint that was not tried yet. `None`: all were.
-pub fn pick(worker: &Worker, cluster: &Cluster, tried: &Tried, now: Instant) -> Option<Picked> {
-    let usable = |index: usize| !tried.0.contains(&index);
-    let index =
-        cluster.picker.borrow_mut().pick(cluster, &Wanted::default(), usable, &mut *worker.rng(), now)?;
-    Some(Picked { endpoint: Rc::clone(&cluster.endpoints[index]), index })
-}
-
-/// What to say when nothing could be picked: the last failure, or that there is nothing to pick from.
-pub fn exhausted(cluster: &Cluster, last: Option<Error>) -> Error {
-    last.unwrap_or_else(|| Error::NoEndpoints((&*cluster.label).into()))
+/// What a request asks of the choice.
+#[derive(Default)]
+pub struct Asked {
+    hash: Option<u64>,
+    subset: Option<HeaderValue>,
+    /// To be set in the answer, so that the next request finds the same endpoint.
+    pub cookie: Option<HeaderValue>,
 }
 
 // === impl Tried ===
 
 impl Tried {
-    pub fn add(&mut self, index: usize) {
-        self.0.push(index);
+    pub fn add(&mut self, endpoint: &Rc<Endpoint>) {
+        self.tried.push(Rc::clone(endpoint));
+    }
+
+    /// It can be tried again: what failed was no fault of its.
+    pub fn forgive(&mut self, endpoint: &Rc<Endpoint>) {
+        self.tried.retain(|tried| !Rc::ptr_eq(tried, endpoint));
+    }
+
+    pub fn lose(&mut self, endpoint: &Rc<Endpoint>) {
+        self.lost.push(Rc::clone(endpoint));
+    }
+
+    pub fn contains(&self, endpoint: &Rc<Endpoint>) -> bool {
+        self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
+    }
+
+    pub fn is_lost(&self, endpoint: &Rc<Endpoint>) -> bool {
+        self.lost.iter().any(|lost| Rc::ptr_eq(lost, endpoint))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tried.is_empty()
     }
 }
 
-// === impl InFlight ===
+// === impl Asked ===
 
-impl InFlight {
-    pub fn new(endpoint: &Rc<Endpoint>, now: Instant) -> Self {
-        endpoint.load.borrow_mut().on_dispatch(now);
-        Self { endpoint: Rc::clone(endpoint), dispatched: now, told: Cell::new(false) }
-    }
-
-    /// The answer's head is there.
-    pub fn answered(&self, now: Instant) {
-        self.told.set(true);
-        self.endpoint.load.borrow_mut().on_response(self.since(now), now);
-    }
-
-    /// There will be no answer.
-    pub fn failed(&self, now: Instant) {
-        self.told.set(true);
-        self.endpoint.load.borrow_mut().on_failure(self.since(now), now);
-    }
-
-    fn since(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.dispatched)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let now = now();
-        let mut load = self.endpoint.load.borrow_mut();
-        if !self.told.get() {
-            // The caller left before there was an answer: no fault of the endpoint's.
-            load.on_cancel(self.since(now), now);
+impl Asked {
+    pub fn of(worker: &Worker, traffic: &Traffic, head: &Parts, caller: SocketAddr) -> Self {
+        let policy = &traffic.load_balancer;
+        let mut this = Self::default();
+        if let Some(subset) = &policy.subset {
+            this.subset = head.headers.get(&subset.header).cloned();
         }
-        load.on_end(now);
+        if let Algorithm::Consistent(_, on) = &policy.algorithm {
+            // Who calls from here has this proxy's own identity.
+            let own = worker.ctx.credentials.current();
+            let facts = Facts {
+                headers: Some(&head.headers),
+                path: Some(head.uri.path()),
+                query: head.uri.query(),
+                identity: own.as_ref().map(|own| own.identity().as_str()),
+                address: Some(caller.ip()),
+            };
+            match key(on, &facts) {
+                Key::Hash(hash) => this.hash = Some(hash),
+                Key::NewCookie { name, ttl } => {
+                    if let Some(cookie) = Cookie::new(name, ttl, &mut *worker.rng()) {
+                        this.hash = Some(cookie.hash);
+                        this.cookie = Some(cookie.set);
+                    }
+                }
+                Key::Nothing => {}
+            }
+        }
+        this
+    }
+
+    /// The same for an opaque connection, which has no fields.
+    pub fn of_connection(worker: &Worker, traffic: &Traffic, caller: SocketAddr) -> Self {
+        let Algorithm::Consistent(_, on) = &traffic.load_balancer.algorithm else { return Self::default() };
+        let own = worker.ctx.credentials.current();
+        let identity = own.as_ref().map(|own| own.identity().as_str());
+        let facts = Facts { identity, address: Some(caller.ip()), ..Facts::default() };
+        match key(on, &facts) {
+            Key::Hash(hash) => Self { hash: Some(hash), ..Self::default() },
+            Key::NewCookie { .. } | Key::Nothing => Self::default(),
+        }
+    }
+
+    pub fn wanted(&self) -> Wanted<'_> {
+        let subset = self.subset.as_ref().map(|subset| subset.to_str().unwrap_or("\u{0}"));
+        Wanted { hash: self.hash, subset }
+    }
+}
+
+/// What to say when nobody could be picked: the last failure, or what stands in the way.
+pub fn nobody(cluster: &Cluster, nobody: Nobody, last: Option<Error>) -> Error {
+    let service = || (&*cluster.label).into();
+    match (last, nobody) {
+        (Some(last), _) => last,
+        (None, Nobody::Ejected { retry_after }) => {
+            Error::AllEjected { service: service(), retry_after: Some(retry_after) }
+        }
+        (None, Nobody::Full) => Error::BulkheadFull { name: format!("endpoint/{}", cluster.label).into() },
+        (None, Nobody::NoEndpoints | Nobody::Tried) => Error::NoEndpoints(service()),
     }
 }

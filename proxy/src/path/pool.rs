@@ -10,6 +10,7 @@ use std::{
     future::{Future as _, poll_fn},
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     pin::pin,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
@@ -27,10 +28,17 @@ use outrigger_core::{
     pool::{Checkout, Config, ConnId, DialId, Event, Pool, Reuse, Ticket},
     retry::Failure,
 };
-use tokio::{sync::oneshot, task};
+use outrigger_proto::spec::Queue;
+use rand::Rng as _;
+use tokio::{
+    sync::oneshot,
+    task,
+    time::{Instant, timeout},
+};
 
 use super::upstream::{self, ASKED_CONNECT, ASKED_HEAD, ASKED_OTHER, Remote, Sender};
 use crate::{
+    cluster::Cluster,
     error::Error,
     http::body::RequestBody,
     worker::{Worker, now},
@@ -60,7 +68,30 @@ struct Slot {
     id: ConnId,
     sender: Sender,
     requests: u64,
+    made: Instant,
+    /// Its part of the greatest age, in per cent: 90 to 110, so that connections made together do not end together.
+    lasts: u32,
+    /// Its place among the upstream's connections.
+    _counted: Option<Counted>,
 }
+
+/// On which terms a connection is had.
+#[derive(Clone, Default)]
+pub struct Terms {
+    /// For a new one, from the dial to the end of the TLS handshake.
+    pub connect: Duration,
+    /// An older one takes no new requests.
+    pub max_age: Option<Duration>,
+    /// This worker's share of the connections to the endpoint.
+    pub endpoint: Option<usize>,
+    /// Its share of those to all endpoints together.
+    pub upstream: Option<(Rc<Cluster>, u32)>,
+    /// Where a request waits for a connection when there may be no more of them. `None`: it does not.
+    pub queue: Option<Queue>,
+}
+
+/// A connection among those of an upstream.
+struct Counted(Rc<Cluster>);
 
 /// The right to send one request on a connection, until its answer has ended.
 pub struct Lease {
@@ -120,23 +151,35 @@ impl Connections {
     }
 
     /// A connection to send a request on; a new one is made within `within`.
-    pub async fn lease(self: &Rc<Self>, worker: &Rc<Worker>, within: Duration) -> Result<Lease, Error> {
+    pub async fn lease(self: &Rc<Self>, worker: &Rc<Worker>, terms: &Terms) -> Result<Lease, Error> {
         self.renew(worker);
         loop {
-            let checkout = self.inner.borrow_mut().pool.checkout(now());
+            let (checkout, backed_up) = {
+                let pool = &mut self.inner.borrow_mut().pool;
+                if let Some(most) = terms.endpoint {
+                    pool.set_max_connections(most.min(limits::MAX_ENDPOINT_CONNECTIONS));
+                }
+                let checkout = pool.checkout(now());
+                (checkout, terms.endpoint.is_some() && pool.is_backed_up())
+            };
             let id = match checkout {
                 Checkout::Use(id) => id,
                 Checkout::Wait(ticket) => {
                     let (tell, answer) = oneshot::channel();
                     self.inner.borrow_mut().waiting.insert(ticket, tell);
-                    self.settle(worker, within);
-                    Waiting { connections: self, worker, ticket, answer, answered: false }.get().await?
+                    let waiting = Waiting { connections: self, worker, ticket, answer, answered: false };
+                    self.settle(worker, terms);
+                    if backed_up { self.queue(waiting, terms).await? } else { waiting.get().await? }
                 }
                 Checkout::Full if self.retired.get() => return Err(self.left()),
                 Checkout::Full => return Err(Error::Overloaded("too many requests wait for a connection")),
             };
-            self.settle(worker, within);
+            self.settle(worker, terms);
             let lease = self.take(worker, id);
+            if terms.max_age.is_some_and(|age| self.is_older(id, age)) {
+                lease.refused();
+                continue;
+            }
             if self.is_ready(id).await {
                 return Ok(lease);
             }
@@ -147,6 +190,33 @@ impl Connections {
             // Closed while it was idle: nothing was sent, and it is gone from the pool now.
             self.gone(worker, id);
         }
+    }
+
+    /// Waits for a connection that somebody else has now.
+    async fn queue(&self, waiting: Waiting<'_>, terms: &Terms) -> Result<ConnId, Error> {
+        let name = || format!("endpoint/{}/connections", self.remote.address()).into();
+        match terms.queue {
+            Some(queue) if self.numbers().waiting <= queue.size.get() as usize => {
+                let waited = queue.timeout;
+                match timeout(waited, waiting.get()).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(Error::QueueTimeout { name: name(), waited }),
+                }
+            }
+            Some(_) | None => Err(Error::BulkheadFull { name: name() }),
+        }
+    }
+
+    fn is_older(&self, id: ConnId, age: Duration) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner.slot(id).is_some_and(|slot| slot.made.elapsed() >= age / 100 * slot.lasts)
+    }
+
+    /// Closes a connection that nobody uses. `false`: there is none.
+    pub fn close_idle(self: &Rc<Self>, worker: &Rc<Worker>) -> bool {
+        let closed = self.inner.borrow_mut().pool.close_idle();
+        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
+        closed
     }
 
     /// Connections of an older certificate or trust bundle get no new requests: a connection must not outlive for long
@@ -162,7 +232,7 @@ impl Connections {
             inner.pool.on_goaway(id, now());
         }
         drop(inner);
-        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId) -> Lease {
@@ -191,14 +261,14 @@ impl Connections {
     }
 
     /// Does what the pool wants done.
-    fn settle(self: &Rc<Self>, worker: &Rc<Worker>, within: Duration) {
+    fn settle(self: &Rc<Self>, worker: &Rc<Worker>, terms: &Terms) {
         loop {
             let mut inner = self.inner.borrow_mut();
             let Some(event) = inner.pool.poll_event() else { return };
             match event {
                 Event::Dial(dial) => {
-                    let (this, worker) = (Rc::clone(self), Rc::clone(worker));
-                    task::spawn_local(async move { this.dial(&worker, dial, within).await });
+                    let (this, worker, terms) = (Rc::clone(self), Rc::clone(worker), terms.clone());
+                    task::spawn_local(async move { this.dial(&worker, dial, &terms).await });
                 }
                 Event::Ready { ticket, id } => {
                     // A waiter that is gone has taken its ticket out, or finds the answer when it goes.
@@ -222,9 +292,16 @@ impl Connections {
         }
     }
 
-    async fn dial(self: Rc<Self>, worker: &Rc<Worker>, dial: DialId, within: Duration) {
+    async fn dial(self: Rc<Self>, worker: &Rc<Worker>, dial: DialId, terms: &Terms) {
         let address = self.remote.address();
-        let made = match upstream::connect(worker, &self.remote, within).await {
+        let counted = match terms.count(worker) {
+            Ok(counted) => counted,
+            Err(error) => {
+                self.failed(dial, error);
+                return self.settle(worker, terms);
+            }
+        };
+        let made = match upstream::connect(worker, &self.remote, terms.connect).await {
             Ok(io) if self.http2 => match upstream::http2(io, address, STREAMS_UNTIL_SETTINGS).await {
                 Ok((sender, driver)) => Ok((sender, Driver::Http2(Box::new(driver)))),
                 Err(error) => Err(error),
@@ -238,11 +315,12 @@ impl Connections {
         match made {
             Err(error) => {
                 self.failed(dial, error);
-                self.settle(worker, within);
+                self.settle(worker, terms);
             }
             Ok((sender, driver)) => {
-                let id = self.connected(dial, sender);
-                self.settle(worker, within);
+                let lasts = 90 + worker.rng().next_u32() % 21;
+                let id = self.connected(dial, sender, lasts, counted);
+                self.settle(worker, terms);
                 // Retired meanwhile: nobody wants the connection any more.
                 let Some(id) = id else { return };
                 self.drive(worker, id, driver).await;
@@ -257,11 +335,12 @@ impl Connections {
         inner.pool.on_connect_failed(dial, now());
     }
 
-    fn connected(&self, dial: DialId, sender: Sender) -> Option<ConnId> {
+    fn connected(&self, dial: DialId, sender: Sender, lasts: u32, counted: Option<Counted>) -> Option<ConnId> {
         let mut inner = self.inner.borrow_mut();
         let streams = if self.http2 { STREAMS_UNTIL_SETTINGS } else { 1 };
         let id = inner.pool.on_connected(dial, streams, now())?;
-        inner.put(id, sender);
+        let made = Instant::now();
+        inner.put(Slot { id, sender, requests: 0, made, lasts, _counted: counted });
         Some(id)
     }
 
@@ -279,7 +358,7 @@ impl Connections {
                     if allowed != streams && ended.is_pending() {
                         streams = allowed;
                         self.inner.borrow_mut().pool.on_streams(id, allowed as u32, now());
-                        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+                        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
                     }
                     ended
                 })
@@ -295,12 +374,12 @@ impl Connections {
         let sender = inner.remove(id);
         drop(inner);
         drop(sender);
-        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     fn release(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId, reuse: Reuse) {
         self.inner.borrow_mut().pool.release(id, reuse, now());
-        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     /// The endpoint leaves: what is idle closes now, the rest when it has answered.
@@ -311,7 +390,7 @@ impl Connections {
         inner.failure = Some(Error::Connect { address: self.remote.address(), error });
         inner.pool.retire(now());
         drop(inner);
-        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     /// Closes what has been idle for too long.
@@ -323,7 +402,7 @@ impl Connections {
             inner.pool.handle_timeout(now);
         }
         drop(inner);
-        self.settle(worker, limits::HANDSHAKE_TIMEOUT);
+        self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     fn left(&self) -> Error {
@@ -355,17 +434,67 @@ impl Inner {
         self.slots.get_mut(id.index())?.as_mut().filter(|slot| slot.id == id)
     }
 
-    fn put(&mut self, id: ConnId, sender: Sender) {
-        let index = id.index();
+    fn put(&mut self, slot: Slot) {
+        let index = slot.id.index();
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Slot { id, sender, requests: 0 });
+        self.slots[index] = Some(slot);
     }
 
     fn remove(&mut self, id: ConnId) -> Option<Slot> {
         let slot = self.slots.get_mut(id.index())?;
         slot.take_if(|slot| slot.id == id)
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    pub fn plain(connect: Duration) -> Self {
+        Self { connect, ..Self::default() }
+    }
+
+    /// As the backend's policy has them. Limits are divided among the workers, rounded up: a worker without a connection
+    /// could not take one from another.
+    pub fn of(cluster: &Rc<Cluster>, workers: usize) -> Self {
+        let traffic = &cluster.backend.traffic;
+        let share = |most: NonZeroU32| most.get().div_ceil(workers as u32);
+        Self {
+            connect: traffic.timeouts.connect,
+            max_age: traffic.timeouts.max_connection_age,
+            endpoint: traffic.bulkhead.endpoint.connections.map(|most| share(most) as usize),
+            upstream: traffic.bulkhead.upstream.connections.map(|most| (Rc::clone(cluster), share(most))),
+            queue: traffic.bulkhead.queue,
+        }
+    }
+
+    /// Counts a new connection; if there are as many as there may be, one that is idle elsewhere makes room.
+    fn count(&self, worker: &Rc<Worker>) -> Result<Option<Counted>, Error> {
+        let Some((cluster, most)) = &self.upstream else { return Ok(None) };
+        if cluster.live.connections.get() >= *most
+            && !(cluster.live.close_idle(worker) && cluster.live.connections.get() < *most)
+        {
+            return Err(Error::BulkheadFull { name: format!("upstream/{}/connections", cluster.label).into() });
+        }
+        Ok(Some(Counted::new(cluster)))
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(cluster: &Rc<Cluster>) -> Self {
+        let connections = &cluster.live.connections;
+        connections.set(connections.get() + 1);
+        Self(Rc::clone(cluster))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let connections = &self.0.live.connections;
+        connections.set(connections.get() - 1);
     }
 }
 
@@ -475,7 +604,7 @@ impl Lease {
     /// The peer takes no further requests on this connection.
     pub fn refused(&self) {
         self.connections.inner.borrow_mut().pool.on_goaway(self.id, now());
-        self.connections.settle(&self.worker, limits::HANDSHAKE_TIMEOUT);
+        self.connections.settle(&self.worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     /// The answer has ended. `whole`: request and answer both have been carried to their ends.

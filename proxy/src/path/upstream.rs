@@ -33,11 +33,12 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{accept::Target, balance::InFlight, dial};
+use super::{accept::Target, dial, outlier::Trial};
 use crate::{
     error::Error,
     http::{Tasks, body::RequestBody},
     inbound,
+    shared_limits::Permit,
     tcp::{Io, Sniffed, Stream},
     telemetry::Direction,
     worker::{Worker, now},
@@ -69,8 +70,10 @@ pub struct Opaque {
     pub service: Option<Rc<str>>,
     pub attempts: u32,
     pub idle: Option<Duration>,
-    /// Its share in the endpoint's load.
-    pub load: Option<InFlight>,
+    /// What its endpoint is judged by, and its share in that one's load.
+    pub trial: Option<Trial>,
+    /// Its place among the connections to the upstream.
+    pub permit: Option<Permit>,
     pub since: Instant,
 }
 
@@ -109,7 +112,8 @@ pub async fn plain(worker: &Rc<Worker>, address: SocketAddr) -> Result<Opaque, E
         service: None,
         attempts: 1,
         idle: timeouts.idle,
-        load: None,
+        trial: None,
+        permit: None,
         since: now(),
     })
 }

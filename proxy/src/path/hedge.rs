@@ -1,0 +1,108 @@
+//! Outbound step: a second attempt beside the first one, at another endpoint, once the first is slower than it should be.
+//!
+//! The first good answer wins and the other attempt is dropped, which cancels it. An answer that is not good waits for
+//! what the other one brings.
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{Either, select};
+use http::Request;
+
+use super::attempt::{self, Answered, Sending, Unanswered};
+use crate::{
+    cluster::Cluster,
+    http::{body::RequestBody, request},
+    worker::now,
+};
+
+/// When to begin the second attempt of a request that may have one. `None`: not at all.
+pub fn delay(cluster: &Cluster, copy: &request::Copy, now: Instant) -> Option<Duration> {
+    let mut hedger = cluster.live.hedger.borrow_mut();
+    let hedger = hedger.as_mut()?;
+    hedger.on_request(now);
+    // Two can only read a body that is there.
+    copy.is_complete().then(|| hedger.delay(now)).flatten()
+}
+
+pub async fn race(
+    sending: &Sending<'_>,
+    request: Box<Request<RequestBody>>,
+    copy: &request::Copy,
+    delay: Duration,
+) -> Result<Answered, Unanswered> {
+    let exchange = sending.exchange;
+    let mut first = pin!(attempt::once(sending, request));
+    let began = now();
+    let hedger = || sending.cluster.live.hedger.borrow_mut();
+    let learn = |since: Duration| {
+        if let Some(hedger) = &mut *hedger() {
+            hedger.on_answer(since, now());
+        }
+    };
+    let waited = tokio::select! {
+        biased;
+        result = &mut first => {
+            learn(now().saturating_duration_since(began));
+            return result;
+        }
+        () = tokio::time::sleep(delay) => hedger().as_mut().is_some_and(|hedger| hedger.withdraw(now())),
+    };
+    if !waited {
+        let result = first.await;
+        learn(now().saturating_duration_since(began));
+        return result;
+    }
+    let second = pin!(attempt::once(sending, copy.request(exchange)));
+    let (result, won) = match select(first, second).await {
+        Either::Left((result, second)) => {
+            learn(now().saturating_duration_since(began));
+            match result {
+                Ok(answered) if is_good(&answered) => (Ok(answered), false),
+                other => match second.await {
+                    Ok(answered) => (better(other, answered), true),
+                    Err(_) => (other, false),
+                },
+            }
+        }
+        Either::Right((result, first)) => {
+            // It lost; how long it would have taken nobody knows, but so long at least.
+            learn(now().saturating_duration_since(began));
+            match result {
+                Ok(answered) if is_good(&answered) => (Ok(answered), true),
+                other => match (first.await, other) {
+                    (Ok(answered), other) => (better(other, answered), false),
+                    // The first one's failure decides what comes next.
+                    (Err(failed), Err(_)) => (Err(failed), false),
+                    (Err(_), other) => (other, true),
+                },
+            }
+        }
+    };
+    exchange.notes.hedged.set(Some(if won { "won" } else { "lost" }));
+    if let Ok(answered) = &result {
+        exchange.goes_to(&answered.trial.endpoint().spec);
+    }
+    result
+}
+
+/// Of an attempt that is not good, and an answer that came later.
+fn better(earlier: Result<Answered, Unanswered>, later: Answered) -> Result<Answered, Unanswered> {
+    match earlier {
+        Ok(earlier) if !is_good(&later) => {
+            super::retry::discard(later);
+            Ok(earlier)
+        }
+        Ok(earlier) => {
+            super::retry::discard(earlier);
+            Ok(later)
+        }
+        Err(_) => Ok(later),
+    }
+}
+
+fn is_good(answered: &Answered) -> bool {
+    answered.answer.status < 500 && answered.answer.status != 429 && answered.answer.grpc.is_none_or(|code| code == 0)
+}
