@@ -20,7 +20,7 @@ use std::{
 
 use outrigger_proto::spec::{
     self, Backend, BackendKey, Body, Destination, DestinationKey, Endpoint, Key, Protocol, ServicePort,
-    Timeouts, Traffic,
+    Traffic,
 };
 
 use crate::{
@@ -42,12 +42,19 @@ pub fn body(index: &Index, subscriber: &Workload, key: &Key) -> Option<Body> {
     })
 }
 
-/// Backends that a resource names, which go with it.
+/// Backends that a resource names, which go with it: those of a service's routes, and the one that stands in for another.
 pub fn backends_of(body: &Body) -> Vec<BackendKey> {
-    let Body::Destination(_, destination) = body else { return Vec::new() };
-    let Destination::Service(service) = &**destination else { return Vec::new() };
-    let routed = service.routes.iter().flat_map(|route| &route.backends).map(|weighted| &weighted.backend);
-    let mut keys: Vec<_> = routed.chain([&service.backend]).cloned().collect();
+    let mut keys: Vec<BackendKey> = match body {
+        Body::Destination(_, destination) => match &**destination {
+            Destination::Service(service) => {
+                let routed = service.routes.iter().flat_map(|route| &route.backends);
+                routed.map(|weighted| &weighted.backend).chain([&service.backend]).cloned().collect()
+            }
+            Destination::Workload(_) | Destination::External => Vec::new(),
+        },
+        Body::Backend(_, backend) => backend.traffic.backup().cloned().into_iter().collect(),
+        Body::Inbound(_) | Body::Trust(_) => Vec::new(),
+    };
     keys.sort();
     keys.dedup();
     keys
@@ -162,10 +169,15 @@ pub fn backend(index: &Index, key: &BackendKey) -> Backend {
     let name = ObjectName { namespace: key.namespace.clone(), name: key.name.clone() };
     let Some(service) = index.config().services.get(&name) else { return Backend::default() };
     let Some(port) = service.port(key.port) else { return Backend::default() };
-    Backend { endpoints: endpoints(index, service, port), traffic: Arc::new(usage(index, &name, key.port)) }
+    let traffic = usage(index, &name, key.port);
+    let label = traffic.load_balancer.subset.as_ref().map(|subset| &*subset.label);
+    Backend { endpoints: endpoints(index, service, port, label), traffic: Arc::new(traffic) }
 }
 
-fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
+/// `label`: the one that tells subsets apart, if the service has any.
+fn endpoints(index: &Index, service: &Service, port: &Port, label: Option<&str>) -> Vec<Endpoint> {
+    let subset_of =
+        |labels: &BTreeMap<String, String>| -> Option<Arc<str>> { Some(labels.get(label?)?.as_str().into()) };
     let mut found: BTreeMap<SocketAddr, Option<Endpoint>> = BTreeMap::new();
     for listed in &service.endpoints {
         let number = listed.port(port);
@@ -181,8 +193,8 @@ fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
             identity: listed.identity.clone(),
             zone: listed.zone.clone(),
             weight: listed.weight,
-            subset: Arc::default(),
-            ready_since: None,
+            subset: subset_of(&listed.labels).or_else(|| subset_of(&known?.labels)).unwrap_or_default(),
+            ready_since: known.and_then(|workload| workload.ready_since),
         };
         found.insert(address, serving.then_some(endpoint));
     }
@@ -196,28 +208,25 @@ fn endpoints(index: &Index, service: &Service, port: &Port) -> Vec<Endpoint> {
                 identity: workload.id.identity.clone(),
                 zone: workload.zone.clone(),
                 weight: NonZeroU32::MIN,
-                subset: Arc::default(),
-                ready_since: None,
+                subset: subset_of(&workload.labels).unwrap_or_default(),
+                ready_since: workload.ready_since,
             })
         });
     }
     found.into_values().flatten().collect()
 }
 
-/// The policy for the port goes before the one for the whole service, field by field.
+/// The policy for the port goes before the one for the whole service.
 fn usage(index: &Index, service: &ObjectName, port: NonZeroU16) -> Traffic {
     let policies = || index.config().traffic.values().filter(|policy| policy.service == *service);
-    let layers: Vec<_> = [Some(port), None]
-        .into_iter()
-        .filter_map(|port| policies().find(|policy| policy.port == port))
-        .collect();
-    let default = Timeouts::default();
-    let timeouts = Timeouts {
-        connect: layers.iter().find_map(|policy| policy.connect_timeout).unwrap_or(default.connect),
-        request: layers.iter().find_map(|policy| policy.request_timeout).unwrap_or(default.request),
-        idle: layers.iter().find_map(|policy| policy.idle_timeout).unwrap_or(default.idle),
-        ..default
+    let of = |port| policies().find(|policy| policy.port == port).map(|policy| &policy.usage);
+    let usage = match (of(Some(port)), of(None)) {
+        (Some(own), Some(whole)) => own.or(whole),
+        (Some(usage), None) | (None, Some(usage)) => usage.clone(),
+        (None, None) => return Traffic::default(),
     };
-    let load_balancer = layers.iter().find_map(|policy| policy.load_balancer.clone()).unwrap_or_default();
-    Traffic { load_balancer, timeouts, ..Traffic::default() }
+    usage.traffic(|backup| {
+        let service = index.config().services.get(&backup.service)?;
+        Some(service.backend(backup.resolve(service)?))
+    })
 }

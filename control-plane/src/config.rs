@@ -6,19 +6,22 @@
 //! field. There is no third outcome: a directory with one mistake in it changes nothing.
 //!
 //! ```text
-//! text ──▶ yaml::parse ──▶ yaml::decode ──▶ service/route/policy ──▶ check ──▶ Config
+//! text ──▶ yaml::parse ──▶ yaml::decode ──▶ service/route/… ──▶ check ──▶ Config
 //!          syntax          shape            values                   references, conflicts
 //! ```
 //!
 //! It reads no files (`config_dir.rs` does) and does not know who asks (`compile.rs` does).
 
 mod check;
+mod limits;
 mod notes;
 mod policy;
 mod route;
 mod service;
 #[cfg(test)]
 mod tests;
+mod traffic;
+mod values;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -31,9 +34,10 @@ use crate::{
 };
 use notes::Notes;
 
-pub use policy::{AuthorizationPolicy, Labels, ServerPolicy, ServerPort, Target, TrafficPolicy};
+pub use policy::{AuthorizationPolicy, Labels, ServerPolicy, ServerPort, Target};
 pub use route::{BackendRef, HttpRoute, Parent, Rule};
 pub use service::{Endpoint, Port, Service};
+pub use traffic::{Fallback, Instead, TimeoutsWritten, TrafficPolicy, Usage};
 
 /// What an object is called among those of its kind.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,7 +163,7 @@ impl Draft {
         match kind {
             Kind::MeshService => put(&mut self.services, errors, source, name, notes, service::from_kind),
             Kind::HttpRoute => put(&mut self.routes, errors, source, name, notes, route::from_kind),
-            Kind::TrafficPolicy => put(&mut self.traffic, errors, source, name, notes, policy::traffic),
+            Kind::TrafficPolicy => put(&mut self.traffic, errors, source, name, notes, traffic::from_kind),
             Kind::AuthorizationPolicy => {
                 put(&mut self.authorization, errors, source, name, notes, policy::authorization);
             }

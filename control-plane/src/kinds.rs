@@ -10,6 +10,7 @@
 
 mod authorization_policy;
 mod http_route;
+mod limits;
 mod mesh_service;
 mod server_policy;
 mod traffic_policy;
@@ -24,9 +25,15 @@ pub use http_route::{
     BackendRef, HeaderMatch, HeaderMatchType, HttpRouteRule, HttpRouteSpec, Method, ParentRef, PathMatch,
     PathMatchType, RouteMatch, RouteTimeouts,
 };
+pub use limits::{Adaptive, Caller, Client, Limits, Queue, RateAlgorithm, RateKey, RateLimit, Scope};
 pub use mesh_service::{Endpoint, MeshServiceSpec, ServicePort};
-pub use server_policy::{Egress, Mtls, ServerPolicySpec, ServerPort};
-pub use traffic_policy::{Algorithm, LoadBalancer, Timeouts, TrafficPolicySpec};
+pub use server_policy::{Egress, Mtls, ServerBulkhead, ServerPolicySpec, ServerPort};
+pub use traffic_policy::{
+    Algorithm, Answer, Backoff, Bulkhead, Cache, Cookie, FailurePercentage, Failures, Fallback,
+    FallbackBackend, GrpcCheck, HashOn, HealthCheck, Hedging, HttpCheck, LatencyOutlier, LoadBalancer,
+    LoneOpinion, Nothing, Otherwise, OutlierEjection, Retries, RetryBudget, RetryOn, RouteLimits, Source,
+    Subset, SuccessRate, Timeouts, TrafficPolicySpec, Zone,
+};
 
 pub const OUTRIGGER_API: &str = "outrigger.dev/v1alpha1";
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";

@@ -90,8 +90,8 @@ pub struct Subscription {
     held: HashMap<Key, Arc<str>>,
     /// Keys whose form came with the greeting, from whoever the proxy got it.
     brought: HashSet<Key>,
-    /// What the destinations name in the form in which the proxy has them. A held destination that is missing
-    /// here came with the greeting and has not been compared yet: what it names is unknown.
+    /// What destinations and backends name in the form in which the proxy has them. What is held and missing here came
+    /// with the greeting and has not been compared yet: what it names is unknown.
     names: HashMap<Key, Vec<BackendKey>>,
     /// How many of `names` have the backend.
     named: HashMap<BackendKey, usize>,
@@ -216,6 +216,8 @@ impl Subscription {
         let InFlight { sent, removed, abandoned, .. } = self.answered(nonce)?;
         for key in removed {
             self.held.remove(&key);
+            let named = self.names.remove(&key);
+            self.unname(named.as_deref());
             self.unwatch(&key);
         }
         for (key, compiled) in sent {
@@ -279,12 +281,15 @@ impl Subscription {
         for key in others {
             self.consider(key, &mut draft, &mut compile);
         }
-        let removed = self.unneeded(&draft.sent);
-        for key in std::mem::take(&mut self.dirty) {
-            if !removed.contains(&key) {
+        // A backend may bring along the one that stands in for it.
+        let mut considered = HashSet::new();
+        while let Some(key) = self.dirty.pop_first() {
+            if considered.insert(key.clone()) {
                 self.consider(key, &mut draft, &mut compile);
             }
         }
+        let removed = self.unneeded(&draft.sent);
+        draft.sent.retain(|(key, _)| !removed.contains(key));
         self.dirty = draft.later;
         if draft.sent.is_empty() && removed.is_empty() {
             return None;
@@ -316,12 +321,7 @@ impl Subscription {
         let too_soon = !draft.settled && !held && self.brought.contains(&key);
         let full = draft.bytes >= UPDATE_BYTES && !held && !along;
         let names: Vec<Key> = compiled.backends.iter().cloned().map(Key::Backend).collect();
-        // A destination waits for a backend that the proxy refused and has in no earlier form.
-        let mut lacks = |name: &Key| {
-            let refusal = self.refused.get(name).filter(|_| !self.held.contains_key(name));
-            refusal.is_some_and(|refusal| compile(name).is_some_and(|it| it.version == refusal.version))
-        };
-        if full || too_soon || names.iter().any(&mut lacks) {
+        if full || too_soon || self.lacks(&names, compile) {
             draft.later.insert(key);
             return;
         }
@@ -336,6 +336,24 @@ impl Subscription {
             draft.bytes += compiled.bytes;
             draft.sent.push((key, compiled));
         }
+    }
+
+    /// Whoever names one of these has to wait: the proxy refused it, or one that it names itself, and has it in no
+    /// earlier form.
+    fn lacks(&self, names: &[Key], compile: &mut impl FnMut(&Key) -> Option<Arc<Compiled>>) -> bool {
+        let mut open: Vec<Key> = names.to_vec();
+        let mut seen = HashSet::new();
+        while let Some(name) = open.pop() {
+            if self.held.contains_key(&name) || !seen.insert(name.clone()) {
+                continue;
+            }
+            let Some(compiled) = compile(&name) else { continue };
+            if self.refused.get(&name).is_some_and(|refusal| refusal.version == compiled.version) {
+                return true;
+            }
+            open.extend(compiled.backends.iter().cloned().map(Key::Backend));
+        }
+        false
     }
 
     /// The proxy has everything in its newest form.
@@ -362,9 +380,7 @@ impl Subscription {
 
     /// The proxy has this form of the key now.
     fn hold(&mut self, key: Key, compiled: &Compiled) {
-        if matches!(key, Key::Destination(_)) {
-            self.name(&key, compiled);
-        }
+        self.name(&key, compiled);
         self.brought.remove(&key);
         self.held.insert(key, compiled.version.clone());
     }
@@ -406,27 +422,36 @@ impl Subscription {
         }
     }
 
-    /// Held backends that nothing will name once `sent` has arrived.
+    /// Held backends to which nothing will lead, from the destinations on, once `sent` has arrived.
     fn unneeded(&mut self, sent: &[(Key, Arc<Compiled>)]) -> Vec<Key> {
-        let replaced: HashSet<&Key> =
-            sent.iter().map(|(key, _)| key).filter(|key| matches!(key, Key::Destination(_))).collect();
-        if !self.reconsider && replaced.is_empty() {
+        if !self.reconsider && sent.is_empty() {
             return Vec::new();
         }
-        let unknown = |key: &Key| {
-            matches!(key, Key::Destination(_)) && !self.names.contains_key(key) && !replaced.contains(key)
+        let coming: HashMap<&Key, &[BackendKey]> =
+            sent.iter().map(|(key, compiled)| (key, &*compiled.backends)).collect();
+        let names = |key: &Key| match coming.get(key) {
+            Some(names) => Some(*names),
+            None => self.names.get(key).map(Vec::as_slice),
         };
-        if self.held.keys().any(unknown) {
-            return Vec::new();
+        let destinations = self.held.keys().chain(coming.keys().copied());
+        let mut open: Vec<Key> =
+            destinations.filter(|key| matches!(key, Key::Destination(_))).cloned().collect();
+        let mut needed = HashSet::new();
+        while let Some(key) = open.pop() {
+            if !needed.insert(key.clone()) {
+                continue;
+            }
+            match names(&key) {
+                Some(names) => open.extend(names.iter().cloned().map(Key::Backend)),
+                // In a form that only the proxy knows.
+                None if self.held.contains_key(&key) => return Vec::new(),
+                None => {}
+            }
         }
         self.reconsider = false;
-        let staying =
-            self.names.iter().filter(|(key, _)| !replaced.contains(key)).flat_map(|(_, names)| names);
-        let coming = sent.iter().flat_map(|(_, compiled)| &compiled.backends);
-        let needed: HashSet<&BackendKey> = staying.chain(coming).collect();
         let unneeded = |key: &&Key| match key {
-            Key::Backend(name) => {
-                !needed.contains(name) && !self.wanted.contains(*key) && !self.kept.contains(*key)
+            Key::Backend(_) => {
+                !needed.contains(*key) && !self.wanted.contains(*key) && !self.kept.contains(*key)
             }
             Key::Inbound | Key::Trust | Key::Destination(_) => false,
         };

@@ -33,7 +33,7 @@ use self::fields::Fields;
 use crate::{
     limits::{MAX_RESOURCES, MAX_ROOTS, MAX_VERSION_BYTES},
     pb,
-    spec::{BackendKey, Body, FallbackTo, FieldError, Key, Resource, Trust, Update},
+    spec::{BackendKey, Body, FieldError, Key, Resource, Trust, Update},
 };
 
 pub use hello::{hello, hello_to_pb, keys, state, state_to_pb};
@@ -153,9 +153,7 @@ fn resource_from_pb(fields: &mut Fields, from: pb::Resource) -> Option<Resource>
         Pb::Backend(body) => {
             let backend = fields.at("backend", |fields| backend::from_pb(fields, body));
             let Key::Backend(key) = key? else { return None };
-            if let Some(fallback) = &backend.traffic.fallback
-                && fallback.to == FallbackTo::Backend(key.clone())
-            {
+            if backend.traffic.backup() == Some(&key) {
                 fields.refuse_at("backend.traffic.fallback.backend", "is this backend itself");
             }
             Body::Backend(key, Arc::new(backend))

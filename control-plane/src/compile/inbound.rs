@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     num::NonZeroU16,
+    sync::Arc,
 };
 
 use outrigger_certs::SpiffeId;
@@ -34,6 +35,13 @@ pub(super) fn ports(index: &Index, workload: &Workload) -> BTreeMap<NonZeroU16, 
             let port = ports.entry(said.port).or_default();
             port.protocol = said.protocol.unwrap_or(port.protocol);
             port.mtls = said.mtls.unwrap_or(port.mtls);
+            if said.bulkhead.is_some() || said.rate_limits.is_some() {
+                let limits = Arc::make_mut(port.limits.get_or_insert_default());
+                limits.bulkhead = said.bulkhead.or(limits.bulkhead);
+                if let Some(rate_limits) = &said.rate_limits {
+                    limits.rate_limits.clone_from(rate_limits);
+                }
+            }
         }
     }
     ports

@@ -4,6 +4,8 @@
 //! References to an object that exists but is broken are let pass: its own error is told, and one mistake
 //! should not echo.
 
+mod traffic;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -28,7 +30,7 @@ pub(super) fn check(draft: &mut Draft) {
             route(written, &draft.services, &mut errors);
         }
         route_count(draft, &mut errors);
-        traffic(draft, &mut errors);
+        traffic::check(draft, &mut errors);
         authorization(draft, &mut errors);
     }
     server(&draft.server, &mut errors);
@@ -251,20 +253,6 @@ fn route_count(draft: &Draft, errors: &mut Vec<ConfigError>) {
                 );
                 errors.push(source.error(&(path, reason)));
             }
-        }
-    }
-}
-
-fn traffic(draft: &Draft, errors: &mut Vec<ConfigError>) {
-    let mut targets = BTreeMap::new();
-    let path = Path::of("spec").key("targetRef");
-    for (policy, source) in whole(&draft.traffic) {
-        if let Err(dangling) = find_port(&draft.services, &policy.service, policy.port) {
-            errors.push(dangling.error(source, &path));
-        }
-        if let Some(other) = targets.insert((&policy.service, policy.port), source) {
-            let reason = format!("{} has the same target already ({})", other.label, other.at(&path));
-            errors.push(source.error(&(path.clone(), reason)));
         }
     }
 }

@@ -31,6 +31,11 @@ impl<'a> Notes<'a> {
         self.problems.push((path.clone(), reason.into()));
     }
 
+    /// Whether anything was noted so far.
+    pub(super) fn any(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
     pub(super) fn into_problems(self) -> Vec<(Path, String)> {
         self.problems
     }

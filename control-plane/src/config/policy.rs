@@ -1,37 +1,29 @@
-//! `TrafficPolicy`, `AuthorizationPolicy` and `ServerPolicy`, validated.
+//! `AuthorizationPolicy` and `ServerPolicy`, validated.
 
-use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
+    sync::Arc,
+};
 
 use outrigger_proto::{
     limits::{MAX_CALLERS, MAX_RULES},
-    spec::{self, Action, AuthorizationRule, EgressPolicy, LoadBalancer, MtlsMode, Protocol},
+    spec::{Action, AuthorizationRule, EgressPolicy, MtlsMode, Protocol, RateLimit, ServerBulkhead},
 };
 
 use super::{
-    ObjectName,
+    ObjectName, limits,
     notes::Notes,
     service::{each, once},
 };
 use crate::{
-    kinds::{self, Algorithm, Document, Egress, Mtls, TargetRef},
+    kinds::{self, Document, Egress, Kind, Mtls, TargetRef},
     yaml::Path,
 };
 
 /// Labels that a workload must have, all of them. Empty: every workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Labels(pub BTreeMap<Arc<str>, Arc<str>>);
-
-/// Callers' side of a service. What is `None` comes from a less specific policy, or is the default.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrafficPolicy {
-    pub service: ObjectName,
-    pub port: Option<NonZeroU16>,
-    pub load_balancer: Option<LoadBalancer>,
-    pub connect_timeout: Option<Duration>,
-    /// `Some(None)`: no limit.
-    pub request_timeout: Option<Option<Duration>>,
-    pub idle_timeout: Option<Option<Duration>>,
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthorizationPolicy {
@@ -57,11 +49,13 @@ pub struct ServerPolicy {
     pub egress: Option<EgressPolicy>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerPort {
     pub port: NonZeroU16,
     pub protocol: Option<Protocol>,
     pub mtls: Option<MtlsMode>,
+    pub bulkhead: Option<ServerBulkhead>,
+    pub rate_limits: Option<Vec<RateLimit>>,
 }
 
 impl Labels {
@@ -80,7 +74,7 @@ pub(super) fn labels(path: &Path, written: BTreeMap<String, String>, notes: &mut
     Labels(written.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }
 
-fn target_ref(
+pub(super) fn target_ref(
     path: &Path,
     policy: &ObjectName,
     written: TargetRef,
@@ -94,48 +88,6 @@ fn target_ref(
         None => None,
     };
     Some((ObjectName { namespace: policy.namespace.clone(), name: name? }, port))
-}
-
-pub(super) fn traffic(
-    name: &ObjectName,
-    document: Document<kinds::TrafficPolicySpec>,
-    notes: &mut Notes<'_>,
-) -> Option<TrafficPolicy> {
-    let kinds::TrafficPolicySpec { target_ref: target, load_balancer, timeouts } = document.spec;
-    let spec = Path::of("spec");
-    let target = target_ref(&spec.key("targetRef"), name, target, notes);
-    let mut timeout = |field: &str, text: Option<String>| {
-        let path = spec.key("timeouts").key(field);
-        let duration = notes.duration(&path, &text?)?;
-        if duration.is_zero() && field == "connect" {
-            notes.note(&path, "cannot be 0s: a connection attempt needs an end");
-        }
-        Some(duration)
-    };
-    let (connect, request, idle) = match timeouts {
-        Some(kinds::Timeouts { connect, request, idle }) => {
-            (timeout("connect", connect), timeout("request", request), timeout("idle", idle))
-        }
-        None => (None, None, None),
-    };
-    let unlimited = |duration: Duration| (!duration.is_zero()).then_some(duration);
-    let (service, port) = target?;
-    Some(TrafficPolicy {
-        service,
-        port,
-        load_balancer: load_balancer.map(|load_balancer| LoadBalancer {
-            algorithm: match load_balancer.algorithm {
-                Algorithm::PeakEwma => spec::Algorithm::PeakEwma,
-                Algorithm::LeastRequest => spec::Algorithm::LeastRequest,
-                Algorithm::RoundRobin => spec::Algorithm::RoundRobin,
-                Algorithm::Random => spec::Algorithm::Random,
-            },
-            ..LoadBalancer::default()
-        }),
-        connect_timeout: connect,
-        request_timeout: request.map(unlimited),
-        idle_timeout: idle.map(unlimited),
-    })
 }
 
 pub(super) fn authorization(
@@ -203,14 +155,30 @@ pub(super) fn server(
         selector.map(|selector| labels(&spec.key("selector"), selector, notes)).unwrap_or_default();
     let path = spec.key("ports");
     let ports = each(&path, ports, |path, written| {
-        let kinds::ServerPort { port, protocol, mtls } = written;
-        let port = notes.port(&path.key("port"), port)?;
+        let kinds::ServerPort { port, protocol, mtls, bulkhead, rate_limit } = written;
+        let port = notes.port(&path.key("port"), port);
         let mtls = mtls.map(|mtls| match mtls {
             Mtls::Strict => MtlsMode::Strict,
             Mtls::Permissive => MtlsMode::Permissive,
         });
-        Some(ServerPort { port, protocol: protocol.map(Protocol::from), mtls })
+        let bulkhead = bulkhead.map(|it| limits::server_bulkhead(&path.key("bulkhead"), it, notes));
+        let own = (Kind::ServerPolicy, name);
+        let rate_limits = rate_limit.map(|it| limits::rate_limits(&path.key("rateLimit"), own, it, notes));
+        Some(ServerPort { port: port?, protocol: protocol.map(Protocol::from), mtls, bulkhead, rate_limits })
     })?;
+    // Within a port that was seen to already; across ports a name is one of a policy, too.
+    let mut names = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let limits = port.rate_limits.iter().flatten();
+        let own: BTreeSet<_> = limits.clone().map(|limit| &limit.name).collect();
+        for (position, limit) in limits.enumerate() {
+            if names.contains(&limit.name) {
+                let path = path.index(index).key("rateLimit").index(position).key("name");
+                notes.note(&path, "is the name of a limit of another port already");
+            }
+        }
+        names.extend(own);
+    }
     for (index, port) in ports.iter().enumerate() {
         if ports[..index].iter().any(|other| other.port == port.port) {
             notes.note(&path.index(index).key("port"), format!("{} is listed twice", port.port));

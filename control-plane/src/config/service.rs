@@ -49,6 +49,7 @@ pub struct Endpoint {
     pub weight: NonZeroU32,
     /// By the service's port: where this endpoint differs from the target port.
     pub ports: BTreeMap<NonZeroU16, NonZeroU16>,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Service {
@@ -163,7 +164,7 @@ fn endpoint_from_kind(
     ports: Option<&[Port]>,
     notes: &mut Notes<'_>,
 ) -> Option<Endpoint> {
-    let kinds::Endpoint { address, identity, zone, weight, ports: own } = written;
+    let kinds::Endpoint { address, identity, zone, weight, ports: own, labels } = written;
     let address = notes.ip(&path.key("address"), &address);
     let identity = notes.identity(&path.key("identity"), &identity);
     let weight = notes.weight(&path.key("weight"), weight, u16::MAX.into());
@@ -177,6 +178,9 @@ fn endpoint_from_kind(
             Some(port) => own_ports.extend(number.map(|number| (port.port, number))),
         }
     }
+    for (key, value) in &labels {
+        notes.label(&path.key("labels"), key, value);
+    }
     let zone = zone.unwrap_or_default();
     if zone.len() > 253 || zone.chars().any(char::is_control) {
         notes.note(&path.key("zone"), "is longer than 253 bytes or has a control character");
@@ -187,6 +191,7 @@ fn endpoint_from_kind(
         zone: zone.into(),
         weight: weight?,
         ports: own_ports,
+        labels,
     })
 }
 

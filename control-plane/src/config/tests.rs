@@ -230,7 +230,7 @@ fn all_mistakes_of_all_documents_are_told_in_order() {
         [
             // The shape is checked before the values: port 0 is told once the shape is right.
             r#"a.yaml:7:64: MeshService shop/c: spec.ports[0].appProtocol: "hhtp" is not known; did you mean "http"?"#,
-            r#"a.yaml:9:86: MeshService shop/c: spec.endpoints[0].wait: unknown field: "wait" is not known; known are address, identity, zone, weight, ports"#,
+            r#"a.yaml:9:86: MeshService shop/c: spec.endpoints[0].wait: unknown field: "wait" is not known; known are address, identity, zone, weight, ports, labels"#,
             r#"b.yaml:17:15: MeshService shop/b: spec.addresses[0]: "x" is not an IP address"#,
             r#"b.yaml:20:15: MeshService shop/b: spec.endpoints[0].address: "y" is not an IP address"#,
         ]
@@ -487,18 +487,18 @@ fn every_bad_value_of_a_policy_is_told_at_its_place() {
     for (kind, spec, expected) in [
         (
             "TrafficPolicy",
-            "{targetRef: {kind: Service, name: ¦x}}",
+            "{targetRef: {kind: Service, name: ¦x}, coalesce: true}",
             "TrafficPolicy shop/p: spec.targetRef.name: there is no MeshService shop/x",
         ),
         (
             "TrafficPolicy",
-            "{targetRef: {kind: Service, name: orders, port: ¦8080}}",
+            "{targetRef: {kind: Service, name: orders, port: ¦8080}, coalesce: true}",
             "TrafficPolicy shop/p: spec.targetRef.port: MeshService shop/orders has no port 8080; it has 80",
         ),
         (
             "TrafficPolicy",
             "{targetRef: {kind: MeshService, name: orders}, loadBalancer: {algorithm: ¦ewma}}",
-            "TrafficPolicy shop/p: spec.loadBalancer.algorithm: \"ewma\" is not known; known are peak-ewma, least-request, round-robin, random",
+            "TrafficPolicy shop/p: spec.loadBalancer.algorithm: \"ewma\" is not known; known are peak-ewma, least-request, round-robin, random, maglev, ring-hash",
         ),
         (
             "TrafficPolicy",
@@ -590,7 +590,7 @@ fn two_policies_cannot_say_different_things_of_the_same() {
             "outrigger.dev/v1alpha1",
             "TrafficPolicy",
             name,
-            "{targetRef: {kind: Service, name: orders}}",
+            "{targetRef: {kind: Service, name: orders}, coalesce: true}",
         )
     };
     assert_eq!(

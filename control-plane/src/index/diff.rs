@@ -32,6 +32,13 @@ pub(super) fn config(
     for policy in changed(&old.traffic, &new.traffic) {
         topics.insert(Topic::Backend(policy.service.clone()));
     }
+    for policy in new.traffic.values() {
+        // Which port of the backup is meant may hang on the backup.
+        let backup = policy.usage.backup().map(|backup| &backup.service);
+        if backup.is_some_and(|name| old.services.get(name) != new.services.get(name)) {
+            topics.insert(Topic::Backend(policy.service.clone()));
+        }
+    }
     for policy in changed(&old.server, &new.server) {
         topics.insert(Topic::Inbound(policy.name.namespace.clone()));
         for workload in index.workloads_in(&policy.name.namespace) {

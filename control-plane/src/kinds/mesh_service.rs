@@ -60,4 +60,7 @@ pub struct Endpoint {
     /// Ports of this endpoint that differ from `targetPort`, by the name of the service's port.
     #[serde(default)]
     pub ports: BTreeMap<String, i64>,
+    /// What a `subset` of a TrafficPolicy goes by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }

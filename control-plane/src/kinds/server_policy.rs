@@ -1,12 +1,12 @@
-//! `ServerPolicy`: what a workload's ports speak, whether they take plaintext, and where its own calls may
-//! go.
+//! `ServerPolicy`: what a workload's ports speak, whether they take plaintext, how much and how often its callers may ask
+//! for, and where its own calls may go.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::AppProtocol;
+use super::{Adaptive, AppProtocol, Limits, Queue, RateLimit};
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -34,6 +34,29 @@ pub struct ServerPort {
     /// Absent: strict.
     #[serde(default)]
     pub mtls: Option<Mtls>,
+    /// How much of the application its callers may occupy.
+    #[serde(default)]
+    pub bulkhead: Option<ServerBulkhead>,
+    /// All of them must admit a request.
+    #[serde(default)]
+    pub rate_limit: Option<Vec<RateLimit>>,
+}
+
+/// Waiting callers take turns, so that none starves another. What is absent has no limit.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServerBulkhead {
+    /// All callers together.
+    #[serde(default)]
+    pub total: Option<Limits>,
+    /// Each caller's identity; those without one count as one.
+    #[serde(default)]
+    pub per_caller: Option<Limits>,
+    #[serde(default)]
+    pub queue: Option<Queue>,
+    /// Moves the total of requests by what latency says.
+    #[serde(default)]
+    pub adaptive: Option<Adaptive>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]

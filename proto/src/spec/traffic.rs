@@ -20,7 +20,7 @@ pub use outlier::{
 };
 pub use retry::{Backoff, HedgeDelay, Hedging, Retries, RetryBudget, RetryOn};
 
-use super::RateLimit;
+use super::{BackendKey, RateLimit};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
@@ -38,6 +38,16 @@ pub struct Traffic {
     pub cache: Option<Cache>,
     /// Identical GETs under way at the same time become one.
     pub coalesce: bool,
+}
+
+impl Traffic {
+    /// The backend that stands in for this one, if another one does.
+    pub fn backup(&self) -> Option<&BackendKey> {
+        match &self.fallback.as_ref()?.to {
+            FallbackTo::Backend(key) => Some(key),
+            FallbackTo::Answer(_) => None,
+        }
+    }
 }
 
 /// Ejection is on unless a policy turns it off.

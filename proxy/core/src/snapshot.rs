@@ -13,7 +13,7 @@ use std::{collections::HashSet, num::NonZeroU16, sync::Arc};
 use hashbrown::HashMap;
 use outrigger_proto::spec::{
     Backend, BackendKey, Body, Destination, DestinationKey, FieldError, Held, Inbound, InboundPort, Key,
-    Protocol, Resource, Route, ServicePort, Trust, Update,
+    PortLimits, Protocol, Resource, Route, ServicePort, Trust, Update,
 };
 
 use crate::{authorize::Policies, route::CompiledRoute};
@@ -103,6 +103,7 @@ impl Snapshot {
         }
         let mut seen = HashSet::new();
         let mut changed = Vec::new();
+        let mut changed_backends = Vec::new();
         for (index, Resource { version, body }) in update.resources.into_iter().enumerate() {
             let key = body.key();
             if !seen.insert(key.clone()) {
@@ -135,6 +136,7 @@ impl Snapshot {
                         Some(_) | None => backend,
                     };
                     removed_backends.remove(&key);
+                    changed_backends.push((index, Arc::clone(&value)));
                     next.backends.insert(key, Entry { version, value });
                 }
             }
@@ -146,6 +148,14 @@ impl Snapshot {
                     errors.push(FieldError { field: format!("{field}.service.{place}"), reason });
                 }
             });
+        }
+        for (index, backend) in changed_backends {
+            if let Some(key) = backend.traffic.backup()
+                && !next.backends.contains_key(key)
+            {
+                let field = format!("resources[{index}].backend.traffic.fallback.backend");
+                errors.push(FieldError { field, reason: format!("backend/{key} is not there") });
+            }
         }
         if !removed_backends.is_empty() {
             next.check_removed(&removed_backends, &mut errors);
@@ -174,6 +184,14 @@ impl Snapshot {
                     errors.push(FieldError { field: format!("removed[{index}]"), reason });
                 }
             });
+        }
+        for (name, backend) in self.backends() {
+            if let Some(key) = backend.traffic.backup()
+                && let Some(index) = removed.get(key)
+            {
+                let reason = format!("backend/{key} still stands in for backend/{name}");
+                errors.push(FieldError { field: format!("removed[{index}]"), reason });
+            }
         }
     }
 
@@ -256,6 +274,11 @@ impl CompiledInbound {
     pub fn port(&self, port: u16) -> InboundPort {
         let declared = NonZeroU16::new(port).and_then(|port| self.spec.ports.get(&port));
         declared.cloned().unwrap_or_default()
+    }
+
+    /// What protects a port from its callers.
+    pub fn limits(&self, port: u16) -> Option<&Arc<PortLimits>> {
+        self.spec.ports.get(&NonZeroU16::new(port)?)?.limits.as_ref()
     }
 }
 

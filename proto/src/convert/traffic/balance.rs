@@ -55,7 +55,7 @@ fn hash_on_from_pb(fields: &mut Fields, from: pb::HashOn) -> Option<HashOn> {
         Some(Kind::Header(name)) => HashOn::Header(fields.at("header", |fields| fields.parse(&name))?),
         Some(Kind::Cookie(pb::Cookie { name, ttl_ms })) => fields.at("cookie", |fields| {
             let name = fields.at("name", |fields| {
-                if !is_cookie_name(&name) {
+                if !HashOn::is_cookie_name(&name) {
                     fields.refuse(format!("{name:?} is not a cookie's name"));
                 }
                 fields.short_text(&name, 1_024)
@@ -73,12 +73,6 @@ fn hash_on_from_pb(fields: &mut Fields, from: pb::HashOn) -> Option<HashOn> {
             return None;
         }
     })
-}
-
-/// A token of RFC 9110, as RFC 6265 wants it: what may stand in a `Set-Cookie` without breaking it.
-pub(crate) fn is_cookie_name(name: &str) -> bool {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(token)
 }
 
 // === to the wire ===

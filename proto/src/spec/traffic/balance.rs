@@ -54,6 +54,14 @@ pub enum HashOn {
     QueryParameter(Arc<str>),
 }
 
+impl HashOn {
+    /// A token of RFC 9110, as RFC 6265 wants it: what may stand in a `Set-Cookie` without breaking it.
+    pub fn is_cookie_name(name: &str) -> bool {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !name.is_empty() && name.bytes().all(token)
+    }
+}
+
 /// Endpoints in the caller's own zone go first; the others take over what the healthy ones there cannot carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ZonePreference {

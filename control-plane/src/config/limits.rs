@@ -1,0 +1,216 @@
+//! How much at a time and how often, of either side.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
+
+use outrigger_proto::{
+    limits::{MAX_COUNTED_KEYS, MAX_PERCENT, MAX_QUEUE, MAX_RATE, MAX_RATE_KEYS, MAX_RATE_LIMITS},
+    spec::{Adaptive, Bulkhead, Limits, Queue, RateAlgorithm, RateKey, RateLimit, Scope, ServerBulkhead},
+};
+
+use super::{ObjectName, notes::Notes};
+use crate::{
+    kinds::{self, Kind},
+    yaml::Path,
+};
+
+/// Latency above the floor that is healthy, as Netflix's gradient2 has it.
+const TOLERANCE_PERCENT: u32 = 150;
+const MAX_KEYS: u32 = 10_000;
+
+pub(super) fn bulkhead(path: &Path, written: kinds::Bulkhead, notes: &mut Notes<'_>) -> Bulkhead {
+    let kinds::Bulkhead { upstream, endpoint, route, queue: waiting, adaptive: moving } = written;
+    let bulkhead = Bulkhead {
+        upstream: limits(&path.key("upstream"), upstream, notes),
+        endpoint: limits(&path.key("endpoint"), endpoint, notes),
+        route_requests: route
+            .and_then(|route| notes.limit(&path.key("route").key("maxRequests"), Some(route.max_requests))),
+        queue: waiting.map(|waiting| queue(&path.key("queue"), &waiting, notes)),
+        adaptive: moving.map(|moving| adaptive(&path.key("adaptive"), &moving, notes)),
+    };
+    below(path, ("endpoint", bulkhead.endpoint), ("upstream", bulkhead.upstream), bulkhead.adaptive, notes);
+    if bulkhead.adaptive.is_none()
+        && let (Some(route), Some(upstream)) = (bulkhead.route_requests, bulkhead.upstream.requests)
+        && route > upstream
+    {
+        let path = path.key("route").key("maxRequests");
+        notes
+            .note(&path, format!("{route} is above upstream.maxRequests, {upstream}: it would never matter"));
+    }
+    let requests = [bulkhead.upstream.requests, bulkhead.endpoint.requests, bulkhead.route_requests];
+    let connections = [bulkhead.upstream.connections, bulkhead.endpoint.connections];
+    let limited = requests.iter().chain(&connections).any(Option::is_some) || bulkhead.adaptive.is_some();
+    something(path, limited, bulkhead.queue.is_some(), "upstream, endpoint, route or adaptive", notes);
+    bulkhead
+}
+
+pub(super) fn server_bulkhead(
+    path: &Path,
+    written: kinds::ServerBulkhead,
+    notes: &mut Notes<'_>,
+) -> ServerBulkhead {
+    let kinds::ServerBulkhead { total, per_caller, queue: waiting, adaptive: moving } = written;
+    let bulkhead = ServerBulkhead {
+        total: limits(&path.key("total"), total, notes),
+        per_caller: limits(&path.key("perCaller"), per_caller, notes),
+        queue: waiting.map(|waiting| queue(&path.key("queue"), &waiting, notes)),
+        adaptive: moving.map(|moving| adaptive(&path.key("adaptive"), &moving, notes)),
+    };
+    below(path, ("perCaller", bulkhead.per_caller), ("total", bulkhead.total), bulkhead.adaptive, notes);
+    let Limits { connections, requests } = bulkhead.total;
+    let of_caller = bulkhead.per_caller;
+    let limits = [connections, requests, of_caller.connections, of_caller.requests];
+    let limited = limits.iter().any(Option::is_some) || bulkhead.adaptive.is_some();
+    something(path, limited, bulkhead.queue.is_some(), "total, perCaller or adaptive", notes);
+    bulkhead
+}
+
+fn limits(path: &Path, written: Option<kinds::Limits>, notes: &mut Notes<'_>) -> Limits {
+    let Some(kinds::Limits { max_connections, max_requests }) = written else { return Limits::default() };
+    if max_connections.is_none() && max_requests.is_none() {
+        notes.note(path, "says nothing: want maxConnections or maxRequests");
+    }
+    Limits {
+        connections: notes.limit(&path.key("maxConnections"), max_connections),
+        requests: notes.limit(&path.key("maxRequests"), max_requests),
+    }
+}
+
+/// A part may not have more than the whole: its limit would never be reached.
+fn below(
+    path: &Path,
+    (part, of_part): (&str, Limits),
+    (whole, of_whole): (&str, Limits),
+    adaptive: Option<Adaptive>,
+    notes: &mut Notes<'_>,
+) {
+    // The whole's own number of requests does not count beside an adaptive one.
+    let requests = if adaptive.is_some() { None } else { of_whole.requests };
+    for (field, inner, outer) in [
+        ("maxConnections", of_part.connections, of_whole.connections),
+        ("maxRequests", of_part.requests, requests),
+    ] {
+        if let (Some(inner), Some(outer)) = (inner, outer)
+            && inner > outer
+        {
+            let reason = format!("{inner} is above {whole}.{field}, {outer}: it would never matter");
+            notes.note(&path.key(part).key(field), reason);
+        }
+    }
+}
+
+fn something(path: &Path, limited: bool, queued: bool, wanted: &str, notes: &mut Notes<'_>) {
+    match (limited, queued) {
+        (true, _) => {}
+        (false, true) => {
+            notes.note(&path.key("queue"), format!("has nothing to wait for: want {wanted} beside it"));
+        }
+        (false, false) => notes.note(path, format!("says nothing: want {wanted}")),
+    }
+}
+
+fn queue(path: &Path, written: &kinds::Queue, notes: &mut Notes<'_>) -> Queue {
+    let size = notes.number(&path.key("size"), Some(written.size), 1, (1, MAX_QUEUE.into()));
+    Queue {
+        size: NonZeroU32::new(size).unwrap_or(NonZeroU32::MIN),
+        timeout: notes.time(&path.key("timeout"), Some(&written.timeout), Duration::from_millis(1)),
+    }
+}
+
+fn adaptive(path: &Path, written: &kinds::Adaptive, notes: &mut Notes<'_>) -> Adaptive {
+    let min = notes.count(&path.key("minRequests"), Some(written.min_requests), NonZeroU32::MIN);
+    let max = notes.count(&path.key("maxRequests"), Some(written.max_requests), NonZeroU32::MAX);
+    if min > max {
+        notes.note(&path.key("minRequests"), format!("{min} is above maxRequests, {max}"));
+    }
+    let tolerance = path.key("tolerancePercent");
+    let tolerance_percent =
+        notes.number(&tolerance, written.tolerance_percent, TOLERANCE_PERCENT, (100, MAX_PERCENT.into()));
+    Adaptive { min, max, tolerance_percent }
+}
+
+/// Named `KIND/NAMESPACE/NAME/RULE`: unique in the mesh as long as rules are unique in their object.
+pub(super) fn rate_limits(
+    path: &Path,
+    (kind, object): (Kind, &ObjectName),
+    written: Vec<kinds::RateLimit>,
+    notes: &mut Notes<'_>,
+) -> Vec<RateLimit> {
+    notes.at_most(path, written.len(), MAX_RATE_LIMITS);
+    let mut limits: Vec<RateLimit> = Vec::new();
+    for (index, written) in written.into_iter().enumerate() {
+        let path = path.index(index);
+        let Some(rule) = notes.name(&path.key("name"), &written.name) else { continue };
+        let name = format!("{kind}/{object}/{rule}").into();
+        if limits.iter().any(|limit| limit.name == name) {
+            notes.note(&path.key("name"), format!("{rule} is the name of another limit already"));
+        }
+        limits.push(RateLimit { name, ..rate_limit(&path, written, notes) });
+    }
+    limits
+}
+
+fn rate_limit(path: &Path, written: kinds::RateLimit, notes: &mut Notes<'_>) -> RateLimit {
+    let kinds::RateLimit { name: _, requests, per, burst, algorithm, key, scope, dry_run, max_keys } =
+        written;
+    let max_rate = i64::try_from(MAX_RATE).unwrap_or(i64::MAX);
+    let requests: u64 = notes.number(&path.key("requests"), Some(requests), 1, (1, max_rate));
+    let algorithm = match algorithm {
+        None | Some(kinds::RateAlgorithm::TokenBucket) => RateAlgorithm::TokenBucket,
+        Some(kinds::RateAlgorithm::SlidingWindow) => RateAlgorithm::SlidingWindow,
+    };
+    if burst.is_some() && algorithm == RateAlgorithm::SlidingWindow {
+        notes
+            .note(&path.key("burst"), "a sliding window has none: it admits requests within any span of per");
+    }
+    let burst = notes.number(&path.key("burst"), burst, requests, (1, max_rate));
+    notes.at_most(&path.key("key"), key.len(), MAX_RATE_KEYS);
+    let mut keys: Vec<RateKey> = Vec::new();
+    for (index, written) in key.into_iter().enumerate() {
+        let path = path.key("key").index(index);
+        let Some(key) = rate_key(&path, &written, notes) else { continue };
+        if keys.contains(&key) {
+            notes.note(&path, "is part of the key already");
+        }
+        keys.push(key);
+    }
+    if keys.is_empty() && max_keys.is_some() {
+        notes.note(&path.key("maxKeys"), "is of no use without key: there is one count for all");
+    }
+    let max_keys = notes.number(&path.key("maxKeys"), max_keys, MAX_KEYS, (1, MAX_COUNTED_KEYS.into()));
+    RateLimit {
+        name: "".into(),
+        algorithm,
+        requests: NonZeroU64::new(requests).unwrap_or(NonZeroU64::MIN),
+        per: notes.time(&path.key("per"), per.as_deref(), Duration::from_secs(1)),
+        burst: NonZeroU64::new(burst).unwrap_or(NonZeroU64::MIN),
+        key: keys,
+        scope: match scope {
+            None | Some(kinds::Scope::Local) => Scope::Local,
+            Some(kinds::Scope::Shared) => Scope::Shared,
+        },
+        dry_run,
+        max_keys: NonZeroU32::new(max_keys).unwrap_or(NonZeroU32::MIN),
+    }
+}
+
+fn rate_key(path: &Path, written: &kinds::RateKey, notes: &mut Notes<'_>) -> Option<RateKey> {
+    let kinds::RateKey { header, caller, client, path: by_path } = written;
+    let given = [
+        ("header", header.is_some()),
+        ("caller", caller.is_some()),
+        ("client", client.is_some()),
+        ("path", by_path.is_some()),
+    ];
+    if !notes.exactly_one(path, &given) {
+        return None;
+    }
+    Some(match (header, caller, client) {
+        (Some(name), _, _) => RateKey::Header(notes.header(&path.key("header"), name)?),
+        (None, Some(kinds::Caller::Identity), _) => RateKey::CallerIdentity,
+        (None, None, Some(kinds::Client::Address)) => RateKey::ClientAddress,
+        (None, None, None) => RateKey::Path,
+    })
+}
