@@ -1,11 +1,13 @@
-//! How many endpoints may be out, and the endpoints themselves as they come and go.
+//! How many endpoints may be out; and policies and endpoints as they come and go.
 
-use outrigger_proto::spec::Circuit;
+use std::time::Instant;
+
+use outrigger_proto::spec::{Circuit, Ejection};
 
 use super::{
     Breakers,
     endpoint::{Endpoint, GONE, NEVER},
-    policy::Why,
+    policy::{Policy, Why},
     window::At,
 };
 
@@ -15,6 +17,43 @@ pub fn most_ejected(endpoints: usize, percent: u8) -> usize {
 }
 
 impl Breakers {
+    /// Applies to the next request. Counters, windows and open circuits stay, an open one to the end it has; but the
+    /// floor may need some back, and a policy turned off closes what detectors have opened.
+    pub fn set_policy(&mut self, policy: &Ejection, now: Instant) {
+        if self.policy.as_ref().map(|policy| &policy.spec) == policy.0.as_ref() {
+            return;
+        }
+        let at = self.at(now);
+        match (self.policy.take(), policy.0.as_ref().map(Policy::new)) {
+            (_, None) => self.turn_off(at),
+            (None, Some(new)) => self.policy = Some(new),
+            (Some(old), Some(new)) => {
+                if old.widths != new.widths {
+                    for learned in
+                        self.slots.iter_mut().filter_map(|endpoint| endpoint.learned.as_deref_mut())
+                    {
+                        learned.adopt(&old.widths, &new.widths, &new.spec, at);
+                    }
+                }
+                self.next_comparison = new
+                    .compare_every
+                    .and_then(|every| (!self.recent.is_empty()).then(|| at.saturating_add(every)));
+                self.policy = Some(new);
+            }
+        }
+        self.restore(at);
+        self.settle(at);
+    }
+
+    /// The endpoints are now these: of each, which it was before. What is known of those that stay stays; events of
+    /// those that went are dropped.
+    pub fn relink(&mut self, before: &[Option<usize>], now: Instant) {
+        self.reorder(before);
+        let at = self.at(now);
+        self.restore(at);
+        self.settle(at);
+    }
+
     /// Whether one more closed circuit may be opened by a detector.
     pub(super) fn may_eject(&self) -> bool {
         self.ejected < self.share() && self.admitted > self.min_ready()

@@ -140,7 +140,7 @@ fn events_of_endpoints_that_went_are_dropped_and_the_others_are_renumbered() {
 #[test]
 fn an_endpoint_without_an_outcome_is_small() {
     let per_endpoint = size_of::<Endpoint>() + size_of::<u32>() + size_of::<bool>();
-    assert!(per_endpoint < 100, "{per_endpoint}");
+    assert!(per_endpoint < 70, "{per_endpoint}");
     let learned = size_of::<evidence::Learned>();
     assert!(learned <= 320, "{learned}");
 }
