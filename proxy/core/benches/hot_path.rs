@@ -34,6 +34,9 @@ use outrigger_proto::spec::{
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
+#[path = "hot_path/limits.rs"]
+mod limits;
+
 const ROUNDS: u32 = 7;
 const CALLS: u32 = 200_000;
 
@@ -82,6 +85,7 @@ fn main() {
     policy(&bench);
     balancing(&bench, now);
     connections(&bench, now);
+    limits::rows(&bench, now);
     circuits(&bench, now);
 }
 
