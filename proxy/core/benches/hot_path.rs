@@ -37,6 +37,9 @@ use rand::{SeedableRng, rngs::SmallRng};
 #[path = "hot_path/limits.rs"]
 mod limits;
 
+#[path = "hot_path/memory.rs"]
+mod memory;
+
 const ROUNDS: u32 = 7;
 const CALLS: u32 = 200_000;
 
@@ -85,6 +88,7 @@ fn main() {
     policy(&bench);
     balancing(&bench, now);
     connections(&bench, now);
+    memory::rows(&bench, &request(), now);
     limits::rows(&bench, now);
     circuits(&bench, now);
 }

@@ -1,9 +1,10 @@
 //! Answers of one backend kept in memory, by RFC 9111, for every worker of a proxy.
 //!
-//! The proxy stands beside one workload, but several users' requests pass through it, so this is a *shared* cache in the
-//! RFC's sense: `private` is not stored, answers to authorized requests only where the origin allows it in words, and
-//! never across different credentials. GET is stored, GET and HEAD are answered. There are no heuristics: what does not
-//! say how long it is fresh is asked for each time, with its validators.
+//! The proxy stands beside one workload, but several users' requests pass through it, so this is a *shared*
+//! cache in the RFC's sense: `private` is not stored, answers to authorized requests only where the origin
+//! allows it in words, and never across different credentials. GET is stored, GET and HEAD are answered.
+//! There are no heuristics: what does not say how long it is fresh is asked for each time, with its
+//! validators.
 //!
 //! ```text
 //! lookup ─▶ Fresh(hit) ──────────────────────────────────────────────────▶ the answer
@@ -18,8 +19,9 @@
 //!                            begin_store(pending, head) ─▶ Recorder: push…, finish ─▶ Complete ─▶ store
 //! ```
 //!
-//! The shell keeps it behind a `Mutex` and holds that for `lookup`, `begin_store`, `store`, `freshen` and `invalidate`
-//! only: none of them touches a body. It sends nothing, reads no clock, and knows no fallback ([`crate::fallback`]).
+//! The shell keeps it behind a `Mutex` and holds that for `lookup`, `begin_store`, `store`, `freshen` and
+//! `invalidate` only: none of them touches a body. It sends nothing, reads no clock, and knows no fallback
+//! ([`crate::fallback`]).
 
 mod body;
 mod conditions;
@@ -53,8 +55,8 @@ use request::{Asked, write_url};
 use store::{EntryId, Store};
 use stored::Worth;
 
-/// Invalidations that are remembered, so that an answer which set out before one is not stored after it. An answer that
-/// more than so many have overtaken is not stored.
+/// Invalidations that are remembered, so that an answer which set out before one is not stored after it. An
+/// answer that more than so many have overtaken is not stored.
 const REMEMBERED_INVALIDATIONS: usize = 1024;
 
 #[derive(Debug)]
@@ -100,8 +102,8 @@ pub struct Usage {
 }
 
 impl Stale {
-    /// Makes the request conditional. False: the answer has no validator, the request stays as it is, and a 304 is the
-    /// caller's own, not to be given to [`Cache::freshen`].
+    /// Makes the request conditional. False: the answer has no validator, the request stays as it is, and a
+    /// 304 is the caller's own, not to be given to [`Cache::freshen`].
     #[must_use]
     pub fn set_conditions(&self, request: &mut HeaderMap) -> bool {
         conditions::set(request, &self.stored)
@@ -161,8 +163,8 @@ impl Cache {
         }
     }
 
-    /// At the head of an answer from upstream. What is not to be stored has no recorder, and the stored answer that it
-    /// says is outdated goes.
+    /// At the head of an answer from upstream. What is not to be stored has no recorder, and the stored
+    /// answer that it says is outdated goes.
     pub fn begin_store(
         &mut self,
         pending: Pending,
@@ -182,7 +184,8 @@ impl Cache {
         }
     }
 
-    /// False: the URL was invalidated while the answer was under way, or it is larger than the whole cache may be.
+    /// False: the URL was invalidated while the answer was under way, or it is larger than the whole cache
+    /// may be.
     pub fn store(&mut self, complete: Complete) -> bool {
         let Complete { asked, vary, stored } = complete;
         if self.overtaken(&asked) {
@@ -194,8 +197,8 @@ impl Cache {
         self.store.find(&asked.url, &asked.headers).is_some()
     }
 
-    /// The origin confirmed the answer with a 304. An error if the 304 is about another one: what was stored is gone, and
-    /// the request has to be sent again without conditions.
+    /// The origin confirmed the answer with a 304. An error if the 304 is about another one: what was stored
+    /// is gone, and the request has to be sent again without conditions.
     pub fn freshen(&mut self, stale: Stale, confirmation: &HeaderMap, now: Now) -> Result<Hit, Pending> {
         let Stale { mut asked, id, stored } = stale;
         if !conditions::confirms(confirmation, &stored) {
@@ -219,8 +222,8 @@ impl Cache {
         Ok(Hit::new(&fresh, asked.is_head, &asked.headers, false, now).with_cookies(confirmation))
     }
 
-    /// At the head of an answer to any request: what a change made doubtful goes (section 4.4). Does nothing for safe
-    /// methods and for errors.
+    /// At the head of an answer to any request: what a change made doubtful goes (section 4.4). Does nothing
+    /// for safe methods and for errors.
     pub fn invalidate(&mut self, request: &RequestView<'_>, status: StatusCode, headers: &HeaderMap) {
         if request.method.is_safe() || !(status.is_success() || status.is_redirection()) {
             return;

@@ -1,9 +1,9 @@
 //! Identical GETs under way at the same time become one.
 //!
-//! The first one leads and is sent; those that come until its answer's head is there follow and wait. They get its answer
-//! only if anybody may have it and it came whole and soon; otherwise each goes its own way, as if it had never waited.
-//! Two requests are identical if their URL and *all* their fields are equal, credentials and cookies too, except those
-//! that only tell requests apart ([`Key`]).
+//! The first one leads and is sent; those that come until its answer's head is there follow and wait. They
+//! get its answer only if anybody may have it and it came whole and soon; otherwise each goes its own way, as
+//! if it had never waited. Two requests are identical if their URL and *all* their fields are equal,
+//! credentials and cookies too, except those that only tell requests apart ([`Key`]).
 //!
 //! ```text
 //! join ─▶ Leader ─▶ on_head(shareable) ─▶ on_complete ─────────────▶ followers: Answered
@@ -14,8 +14,9 @@
 //!   └────▶ Alone: the flight is full
 //! ```
 //!
-//! Nobody joins a flight whose head has come, nor one that a change of the URL has overtaken (`seal`): its answer may be
-//! older than the request. It holds no bodies ([`Recording`] gathers one) and has no timers but one.
+//! Nobody joins a flight whose head has come, nor one that a change of the URL has overtaken (`seal`): its
+//! answer may be older than the request. It holds no bodies ([`Recording`] gathers one) and has no timers but
+//! one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -112,8 +113,9 @@ impl Coalescer {
         }
     }
 
-    /// The head of the leader's answer is there, and whether it is for all ([`Recording`] knows). True: somebody waits for
-    /// the body, so record it. False: the flight is over, and what is reported of it from here on goes nowhere.
+    /// The head of the leader's answer is there, and whether it is for all ([`Recording`] knows). True:
+    /// somebody waits for the body, so record it. False: the flight is over, and what is reported of it from
+    /// here on goes nowhere.
     #[must_use]
     pub fn on_head(&mut self, id: FlightId, shareable: bool, now: Instant) -> bool {
         self.close(id);
@@ -148,8 +150,8 @@ impl Coalescer {
         }
     }
 
-    /// A follower went away. False: its event is under way or done with, and if it was promoted it has to report that the
-    /// leader is gone.
+    /// A follower went away. False: its event is under way or done with, and if it was promoted it has to
+    /// report that the leader is gone.
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         let Some(flight) = self.flights.get_mut(&ticket.flight) else { return false };
         let Ok(at) = flight.followers.binary_search(&ticket) else { return false };
@@ -192,7 +194,8 @@ impl Coalescer {
         if let Some(flight) = self.flights.remove(&id) {
             self.events.extend(flight.followers.into_iter().map(event));
         }
-        // Those at the front that wait for nothing any more, so that the list is as long as what is under way.
+        // Those at the front that wait for nothing any more, so that the list is as long as what is under
+        // way.
         while self
             .expiries
             .front()

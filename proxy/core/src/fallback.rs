@@ -1,12 +1,14 @@
-//! What a caller gets when the upstream has nothing good to say, and in which order: a stale answer, then the backup or the
-//! static answer.
+//! What a caller gets when the upstream has nothing good to say, and in which order: a stale answer, then the
+//! backup or the static answer.
 //!
-//! A stale answer is asked for whenever the upstream failed, with or without a [`Fallback`]: whether there is one that may
-//! be used, its `stale-if-error` and the cache's policy decide ([`crate::cache::Stale::for_error`]). The rest needs a
-//! policy that names the cause. What comes of the backup is final: a backup's own fallback is not followed, so that two
-//! services that back each other up do not send a request in circles.
+//! A stale answer is asked for whenever the upstream failed, with or without a [`Fallback`]: whether there is
+//! one that may be used, its `stale-if-error` and the cache's policy decide
+//! ([`crate::cache::Stale::for_error`]). The rest needs a policy that names the cause. What comes of the
+//! backup is final: a backup's own fallback is not followed, so that two services that back each other up do
+//! not send a request in circles.
 //!
-//! It says nothing about retries, which come before, and nothing about answers that have begun: those are passed on.
+//! It says nothing about retries, which come before, and nothing about answers that have begun: those are
+//! passed on.
 
 use http::StatusCode;
 use outrigger_proto::spec::{Answer, BackendKey, Fallback, FallbackOn, FallbackTo};

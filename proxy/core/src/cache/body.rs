@@ -1,8 +1,9 @@
 //! A body that is kept: gathered while it passes by, whole or not at all.
 //!
-//! A piece of [`KEPT_BYTES`] or more is kept as it came, without a copy. A smaller one is copied together with its
-//! neighbours, because a slice holds on to the whole buffer it was read into: kept as it is, an answer of 300 bytes
-//! would cost as much memory as the read buffer of a connection, and nobody would count it.
+//! A piece of [`KEPT_BYTES`] or more is kept as it came, without a copy. A smaller one is copied together
+//! with its neighbours, because a slice holds on to the whole buffer it was read into: kept as it is, an
+//! answer of 300 bytes would cost as much memory as the read buffer of a connection, and nobody would count
+//! it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Validators and conditions: what asks the origin for a confirmation, what a 304 confirms and changes, and whether a caller
-//! holds an answer already (RFC 9110 section 13, RFC 9111 sections 3.2 and 4.3).
+//! Validators and conditions: what asks the origin for a confirmation, what a 304 confirms and changes, and
+//! whether a caller holds an answer already (RFC 9110 section 13, RFC 9111 sections 3.2 and 4.3).
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -8,8 +8,8 @@ use super::{
     stored::{Stored, is_dropped},
 };
 
-/// Makes a request one for confirmation of this answer. The caller's own conditions go: they are judged on what comes
-/// back. False, and nothing is changed, if the answer has no validator.
+/// Makes a request one for confirmation of this answer. The caller's own conditions go: they are judged on
+/// what comes back. False, and nothing is changed, if the answer has no validator.
 pub(super) fn set(request: &mut HeaderMap, stored: &Stored) -> bool {
     let etag = single(&stored.headers, &header::ETAG);
     let modified = single(&stored.headers, &header::LAST_MODIFIED)
@@ -39,8 +39,8 @@ pub(super) fn confirms(confirmation: &HeaderMap, stored: &Stored) -> bool {
     if is_weak(named.as_bytes()) { weakly_equal(named.as_bytes(), held.as_bytes()) } else { named == held }
 }
 
-/// The answer's fields after its confirmation (section 3.2): those of the 304 replace those held, except what describes the
-/// body that is kept, and what was for one caller.
+/// The answer's fields after its confirmation (section 3.2): those of the 304 replace those held, except what
+/// describes the body that is kept, and what was for one caller.
 pub(super) fn updated(held: &HeaderMap, confirmation: &HeaderMap) -> HeaderMap {
     const OF_THE_BODY: [HeaderName; 5] = [
         header::CONTENT_LENGTH,
@@ -83,7 +83,8 @@ pub(super) fn already_held(request: &HeaderMap, stored: &Stored) -> bool {
     since.zip(modified).is_some_and(|(since, modified)| modified <= since)
 }
 
-/// Whether a list of entity tags has this one, or is `*`. Tags may hold commas, so it is read from quote to quote.
+/// Whether a list of entity tags has this one, or is `*`. Tags may hold commas, so it is read from quote to
+/// quote.
 fn lists(mut list: &[u8], held: Option<&[u8]>) -> bool {
     if list == b"*" {
         return true;

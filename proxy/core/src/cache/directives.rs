@@ -1,8 +1,8 @@
 //! Cache-Control, of requests and of answers (RFC 9111 section 5.2).
 //!
-//! What cannot be read is read in the way that stores and reuses less: a number that is none is 0, directives that
-//! contradict each other are 0 too (section 4.2.1), a quote without an end forbids storing. `no-cache` and `private` that
-//! name fields count as those without (section 5.2.2.4 allows it).
+//! What cannot be read is read in the way that stores and reuses less: a number that is none is 0, directives
+//! that contradict each other are 0 too (section 4.2.1), a quote without an end forbids storing. `no-cache`
+//! and `private` that name fields count as those without (section 5.2.2.4 allows it).
 
 use http::{HeaderMap, header};
 
@@ -98,14 +98,14 @@ impl Directives {
         }
     }
 
-    /// Section 5.2.2: whether the answer may be used without its origin's consent after its time, as far as a request
-    /// (`max-stale`) can decide it. `s-maxage` implies `proxy-revalidate`.
+    /// Section 5.2.2: whether the answer may be used without its origin's consent after its time, as far as a
+    /// request (`max-stale`) can decide it. `s-maxage` implies `proxy-revalidate`.
     pub(super) fn allows_stale(&self) -> bool {
         self.allows_stale_on_error() && self.s_maxage.is_none()
     }
 
-    /// The same for when there is no consent to be had. An answer with both `s-maxage` and `stale-if-error` asks for it
-    /// in so many words.
+    /// The same for when there is no consent to be had. An answer with both `s-maxage` and `stale-if-error`
+    /// asks for it in so many words.
     pub(super) fn allows_stale_on_error(&self) -> bool {
         let forbidden = self.must_revalidate || self.proxy_revalidate || self.no_cache;
         !forbidden && (self.s_maxage.is_none() || self.stale_if_error.is_some())

@@ -24,8 +24,8 @@ pub(super) struct Freshness {
 }
 
 impl Now {
-    /// The larger of the two clocks' differences: a machine that slept stops one of them, somebody who sets the time
-    /// moves the other, and an answer held for too old is only asked for again.
+    /// The larger of the two clocks' differences: a machine that slept stops one of them, somebody who sets
+    /// the time moves the other, and an answer held for too old is only asked for again.
     fn since(self, earlier: Self) -> Duration {
         let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
         self.instant.saturating_duration_since(earlier.instant).max(wall)

@@ -64,8 +64,8 @@ impl Recorder {
         self.body.push(data)
     }
 
-    /// At the clean end of the body, without trailers (those are not stored, and an answer without its trailers is another
-    /// one: drop the recorder). Nothing if it is shorter than promised.
+    /// At the clean end of the body, without trailers (those are not stored, and an answer without its
+    /// trailers is another one: drop the recorder). Nothing if it is shorter than promised.
     pub fn finish(mut self) -> Option<Complete> {
         let body = self.body.finish()?;
         if self.status != StatusCode::NO_CONTENT {
@@ -132,8 +132,8 @@ pub(crate) fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// Whether an answer that is not stored says that the stored one has had its day. Not so: an error of the server, and what
-/// is about the moment or the request (section 4.3.3).
+/// Whether an answer that is not stored says that the stored one has had its day. Not so: an error of the
+/// server, and what is about the moment or the request (section 4.3.3).
 pub(super) fn supersedes(status: StatusCode) -> bool {
     !status.is_server_error() && !matches!(status.as_u16(), 206 | 304 | 408 | 412 | 416 | 425 | 429)
 }

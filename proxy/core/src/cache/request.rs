@@ -59,10 +59,11 @@ impl RequestView<'_> {
     }
 }
 
-/// What entries are found by: host without the default port, and target; the scheme of the mesh is always http.
+/// What entries are found by: host without the default port, and target; the scheme of the mesh is always
+/// http.
 pub(super) fn write_url(url: &mut String, authority: &str, path: &str) {
     url.clear();
-    let host = authority.strip_suffix(":80").unwrap_or(authority);
-    url.extend(host.chars().map(|letter| letter.to_ascii_lowercase()));
+    url.push_str(authority.strip_suffix(":80").unwrap_or(authority));
+    url.make_ascii_lowercase();
     url.push_str(path);
 }

@@ -1,8 +1,8 @@
 //! Which requests an answer is for, beyond its URL: equal credentials, and equal fields that Vary names.
 //!
-//! Kept as a keyed digest of 128 bits, so that neither tokens nor cookies stay in memory with what they unlocked, and a
-//! caller cannot compute one that meets another's. Requests with different Authorization never share an entry, whatever
-//! the answer says; RFC 9111 would let them.
+//! Kept as a keyed digest of 128 bits, so that neither tokens nor cookies stay in memory with what they
+//! unlocked, and a caller cannot compute one that meets another's. Requests with different Authorization
+//! never share an entry, whatever the answer says; RFC 9111 would let them.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -56,8 +56,8 @@ fn digest(key: &RandomState, vary: &Vary, request: &HeaderMap) -> u64 {
     hasher.finish()
 }
 
-/// Section 4.1: lines of one field may be joined, and space around them does not matter; an absent field equals an absent
-/// one only.
+/// Section 4.1: lines of one field may be joined, and space around them does not matter; an absent field
+/// equals an absent one only.
 fn field(hasher: &mut impl Hasher, request: &HeaderMap, name: &HeaderName) {
     let mut lines = request.get_all(name).iter().map(HeaderValue::as_bytes).map(<[u8]>::trim_ascii);
     let Some(first) = lines.next() else {

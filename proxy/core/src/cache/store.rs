@@ -1,7 +1,7 @@
 //! The entries: found by URL and selection, bounded in bytes, the least recently used one goes first.
 //!
-//! All variants of a URL depend on the same fields. An answer with another Vary than the one before is the origin's newest
-//! word on that, so what was stored under the old one goes.
+//! All variants of a URL depend on the same fields. An answer with another Vary than the one before is the
+//! origin's newest word on that, so what was stored under the old one goes.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -19,7 +19,8 @@ use super::{
 
 /// Of one URL. The least recently used one makes room.
 pub const MAX_VARIANTS: usize = 16;
-/// What an entry takes beside what it holds: its places in the map and the list, allocations, and their rounding.
+/// What an entry takes beside what it holds: its places in the map and the list, allocations, and their
+/// rounding.
 pub(super) const ENTRY_BYTES: u64 = 1024;
 
 const NONE: u32 = u32::MAX;

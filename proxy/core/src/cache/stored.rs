@@ -69,9 +69,9 @@ impl Stored {
         }
     }
 
-    /// Whether it may stand in for an answer that did not come (RFC 5861 section 4). The longest of what the origin, the
-    /// request and the policy allow counts; a request that insists on the origin (`no-cache`) has to say itself that it
-    /// takes this one.
+    /// Whether it may stand in for an answer that did not come (RFC 5861 section 4). The longest of what the
+    /// origin, the request and the policy allow counts; a request that insists on the origin (`no-cache`) has
+    /// to say itself that it takes this one.
     pub(super) fn serves_for_error(&self, asked: &Asked, now: Now) -> bool {
         let of = |said: &Directives| said.stale_if_error.map(|limit| Duration::from_secs(u64::from(limit)));
         let by_request = of(&asked.said);
@@ -165,7 +165,8 @@ pub(super) fn head_bytes(headers: &HeaderMap) -> u64 {
     headers.iter().map(|(name, value)| (name.as_str().len() + value.len()) as u64 + FIELD_BYTES).sum()
 }
 
-/// The fields worth keeping (section 3.1). Values are copied: as they are they hold on to the buffer they were read into.
+/// The fields worth keeping (section 3.1). Values are copied: as they are they hold on to the buffer they
+/// were read into.
 pub(super) fn kept_fields(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.len() + 1);
     for (name, value) in headers {

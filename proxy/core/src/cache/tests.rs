@@ -86,7 +86,7 @@ impl Rig {
         let pending = match self.get(path, request) {
             Lookup::Miss(pending) => pending,
             Lookup::Stale(stale) => stale.into_pending(),
-            other => panic!("{other:?}"),
+            other @ (Lookup::Fresh(_) | Lookup::Unsatisfiable | Lookup::Bypass) => panic!("{other:?}"),
         };
         self.answer(pending, status, head, b"body")
     }
@@ -98,24 +98,18 @@ impl Rig {
     }
 
     fn hit(&mut self, path: &str, request: &str) -> Hit {
-        match self.get(path, request) {
-            Lookup::Fresh(hit) => hit,
-            other => panic!("{other:?}"),
-        }
+        let Lookup::Fresh(hit) = self.get(path, request) else { panic!("{path} {request}") };
+        hit
     }
 
     fn stale(&mut self, path: &str, request: &str) -> Stale {
-        match self.get(path, request) {
-            Lookup::Stale(stale) => stale,
-            other => panic!("{other:?}"),
-        }
+        let Lookup::Stale(stale) = self.get(path, request) else { panic!("{path} {request}") };
+        stale
     }
 
     fn pending(&mut self, path: &str, request: &str) -> Pending {
-        match self.get(path, request) {
-            Lookup::Miss(pending) => pending,
-            other => panic!("{other:?}"),
-        }
+        let Lookup::Miss(pending) = self.get(path, request) else { panic!("{path} {request}") };
+        pending
     }
 }
 

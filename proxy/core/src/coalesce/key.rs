@@ -34,8 +34,8 @@ const IGNORED: [&str; 17] = [
 ];
 
 impl Key {
-    /// Nothing if the request is not to be joined with others: not a plain GET, for a part, or with conditions or
-    /// directives by which the caller wants an answer of its own.
+    /// Nothing if the request is not to be joined with others: not a plain GET, for a part, or with
+    /// conditions or directives by which the caller wants an answer of its own.
     pub fn of(request: &RequestView<'_>) -> Option<Self> {
         let RequestView { method, authority, path, headers, has_body } = *request;
         let wants_its_own = [

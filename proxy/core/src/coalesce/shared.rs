@@ -26,9 +26,9 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Nothing if the answer is not for all: for one caller (`private`, Set-Cookie), not to be used again (`no-store`,
-    /// `no-cache`), in part, in error, without an end, larger than `max_bytes`, or dependent on a field that is not
-    /// compared.
+    /// Nothing if the answer is not for all: for one caller (`private`, Set-Cookie), not to be used again
+    /// (`no-store`, `no-cache`), in part, in error, without an end, larger than `max_bytes`, or dependent on
+    /// a field that is not compared.
     pub fn begin(status: StatusCode, headers: &HeaderMap, max_bytes: u64) -> Option<Self> {
         let said = Directives::of(headers);
         // `public` does not help a cookie here: it was made for one of several that asked at once.

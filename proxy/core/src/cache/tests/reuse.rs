@@ -16,7 +16,8 @@ const ROWS: &[(&str, u64, &str, &str)] = &[
     ("cache-control: max-age=60\nexpires: Tue, 15 Nov 1994 09:12:31 GMT", 60, "", "stale"),
     ("expires: Tue, 15 Nov 1994 08:13:31 GMT", 59, "", "fresh"),
     ("expires: Tue, 15 Nov 1994 08:13:31 GMT", 60, "", "stale"),
-    // Expires is against the origin's date, whatever our clock says; the older spellings are dates too (RFC 9110 5.6.7).
+    // Expires is against the origin's date, whatever our clock says; the older spellings are dates too (RFC
+    // 9110 5.6.7).
     ("expires: Sunday, 06-Nov-94 08:50:37 GMT\ndate: Sun Nov  6 08:49:37 1994\netag: \"a\"", 0, "", "stale"),
     ("expires: Tue, 15 Nov 1994 10:13:31 GMT\ndate: Tue, 15 Nov 1994 10:12:31 GMT", 59, "", "fresh"),
     ("expires: Tue, 15 Nov 1994 10:13:31 GMT\ndate: Tue, 15 Nov 1994 10:12:31 GMT", 60, "", "stale"),
