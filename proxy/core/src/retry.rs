@@ -154,9 +154,8 @@ impl<'a> Attempts<'a> {
         self.failed += 1;
         let on = &self.policy.on;
         let next = match failure {
-            Failure::Unsent => self.untouched(moment, rng),
             Failure::Refused if !self.replayable => Err(GiveUp::BodyTooLarge),
-            Failure::Refused => self.untouched(moment, rng),
+            Failure::Unsent | Failure::Refused => self.untouched(moment, rng),
             Failure::Sent => self.resend(on.reset, None, moment, budget, rng),
             Failure::TimedOut => self.resend(on.timeout, None, moment, budget, rng),
         };
@@ -176,17 +175,20 @@ impl<'a> Attempts<'a> {
             Some(code) => on.grpc.iter().any(|listed| u16::from(*listed) == code),
             None => on.statuses.iter().any(|range| range.contains(answer.status)),
         };
-        let next = match answer.reason.map(verdict::Reason::retry) {
-            None if !listed => return None,
-            // Whoever made it knows that another attempt is of no use.
-            Some(verdict::Retry::Never) => return None,
-            Some(verdict::Retry::IfUnsent) if !self.replayable => Err(GiveUp::BodyTooLarge),
-            Some(verdict::Retry::IfUnsent) => self.untouched(moment, rng),
-            Some(verdict::Retry::IfIdempotent) => {
-                let wanted = listed || on.reset || answer.reason != Some(verdict::Reason::UpstreamReset);
+        // Whoever made the answer knows better than its status whether another attempt is of use.
+        let retry = match answer.reason {
+            Some(reason) => reason.retry(),
+            None if listed => verdict::Retry::IfIdempotent,
+            None => verdict::Retry::Never,
+        };
+        let next = match retry {
+            verdict::Retry::Never => return None,
+            verdict::Retry::IfUnsent if !self.replayable => Err(GiveUp::BodyTooLarge),
+            verdict::Retry::IfUnsent => self.untouched(moment, rng),
+            verdict::Retry::IfIdempotent => {
+                let wanted = on.reset || answer.reason != Some(verdict::Reason::UpstreamReset);
                 self.resend(wanted, answer.retry_after, moment, budget, rng)
             }
-            None => self.resend(true, answer.retry_after, moment, budget, rng),
         };
         self.failed += 1;
         Some(next.into())
