@@ -24,7 +24,6 @@ use outrigger_core::{
     outlier::{Breakers, Ended, What},
     path_normal::normalise,
     pool::{Checkout, Config, Event, Pool, Reuse},
-    retry::Budget,
     route::{CompiledRoute, RequestView, find},
 };
 use outrigger_proto::spec::{
@@ -34,6 +33,8 @@ use outrigger_proto::spec::{
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
+#[path = "hot_path/again.rs"]
+mod again;
 #[path = "hot_path/limits.rs"]
 mod limits;
 
@@ -88,6 +89,7 @@ fn main() {
     policy(&bench);
     balancing(&bench, now);
     connections(&bench, now);
+    again::rows(&bench, &request(), now);
     memory::rows(&bench, &request(), now);
     limits::rows(&bench, now);
     circuits(&bench, now);
@@ -275,11 +277,6 @@ fn balancing(bench: &Bench, now: Instant) {
         load.on_dispatch(at);
         load.on_response(Duration::from_micros(900), at);
         load.on_end(at);
-    });
-    let mut budget = Budget::new(20, 10, now);
-    bench.row("retry budget: count a request", || {
-        at += Duration::from_micros(100);
-        budget.on_request(at);
     });
 }
 
