@@ -35,11 +35,10 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 #[path = "hot_path/again.rs"]
 mod again;
-#[path = "hot_path/limits.rs"]
-mod limits;
-
 #[path = "hot_path/memory.rs"]
 mod memory;
+#[path = "hot_path/limits.rs"]
+mod limits;
 
 const ROUNDS: u32 = 7;
 const CALLS: u32 = 200_000;
@@ -59,6 +58,25 @@ impl Bench {
         let best = (0..self.rounds).map(|_| round(self.calls, &mut call)).min().unwrap_or_default();
         println!("{name:<44} {:>8.1} ns", best.as_secs_f64() * 1e9 / f64::from(self.calls));
     }
+}
+
+impl Bench {
+    /// What each of 100,000 endpoints takes of `make`'s result, in bytes of resident memory.
+    fn memory<T>(&self, name: &str, mut make: impl FnMut() -> T) {
+        if self.only.as_deref().is_some_and(|only| !name.contains(only)) {
+            return;
+        }
+        // Many of them, so that what was only needed to make one counts little.
+        let before = resident();
+        let kept: Vec<T> = (0..if self.calls == 1 { 1 } else { 8 }).map(|_| make()).collect();
+        let bytes = resident().saturating_sub(before) as f64 / kept.len() as f64 / 100_000.0;
+        println!("{name:<44} {bytes:>8.1} bytes each");
+    }
+}
+
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    pages.and_then(|pages| pages.split(' ').nth(1)?.parse().ok()).unwrap_or(0) * 4096
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark is the one place that measures")]
@@ -89,9 +107,9 @@ fn main() {
     policy(&bench);
     balancing(&bench, now);
     connections(&bench, now);
+    limits::rows(&bench, now);
     again::rows(&bench, &request(), now);
     memory::rows(&bench, &request(), now);
-    limits::rows(&bench, now);
     circuits(&bench, now);
 }
 
@@ -251,7 +269,7 @@ fn balancing(bench: &Bench, now: Instant) {
         ("peak-ewma", plain(Algorithm::PeakEwma), false),
         ("peak-ewma, weighted", plain(Algorithm::PeakEwma), true),
         ("round-robin, weighted", plain(Algorithm::RoundRobin), true),
-        ("all features on", everything, true),
+        ("all features on", everything.clone(), true),
         ("maglev, and a pick", hashed(Table::Maglev), true),
         ("ring, and a pick", hashed(Table::Ring), true),
     ] {
@@ -262,6 +280,23 @@ fn balancing(bench: &Bench, now: Instant) {
             black_box(picker.pick(&large[..], &wanted, |_| true, &mut rng, later));
         });
     }
+    for (name, policy, uneven) in [
+        ("peak-ewma", plain(Algorithm::PeakEwma), false),
+        ("peak-ewma, weighted", plain(Algorithm::PeakEwma), true),
+        ("round-robin, weighted", plain(Algorithm::RoundRobin), true),
+        ("all features on", everything, true),
+        ("maglev", hashed(Table::Maglev), true),
+        ("ring", hashed(Table::Ring), true),
+    ] {
+        let members = members(100_000, uneven);
+        bench.memory(&format!("memory of 100,000: {name}"), || {
+            let mut picker = Picker::new(&policy, &members, "a", &mut rng, later);
+            let wanted = Wanted { hash: Some(1), subset: None };
+            black_box(picker.pick(&large[..], &wanted, |_| true, &mut rng, later));
+            picker
+        });
+    }
+    bench.memory("memory of 100,000: their loads", || large.clone());
     let members = members(1000, true);
     for (name, policy) in [("maglev", hashed(Table::Maglev)), ("ring", hashed(Table::Ring))] {
         let wanted = Wanted { hash: Some(1), subset: None };

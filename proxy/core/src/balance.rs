@@ -37,19 +37,23 @@ use hashbrown::HashMap;
 use outrigger_proto::spec::{Algorithm, Endpoint, LoadBalancer};
 use rand_core::Rng;
 
+mod draws;
 pub mod ewma;
 mod fleet;
 pub mod hash;
 mod key;
+mod question;
 mod scope;
 mod table;
+mod turns;
 mod weights;
 
 pub use ewma::Load;
 pub use key::{Cookie, Facts, Key, key};
 
 use fleet::{Fleet, Layout, Ramp};
-use scope::{Measure, Method, Question, Scope};
+use question::{Measure, Method, Question};
+use scope::Scope;
 use weights::unit;
 
 /// An endpoint, as far as a choice among many has to know it.
@@ -148,7 +152,12 @@ impl Picker {
             Method::TwoChoices(_) | Method::Random | Method::RoundRobin => Box::default(),
         };
         let fleet = Fleet::new(members, &mut layout, ramp);
-        let scopes = layout.ranges.iter().map(|range| Scope::new(method, &fleet, *range, rng)).collect();
+        let mut scopes: Vec<_> = layout.ranges.iter().map(|range| Scope::new(&fleet, *range)).collect();
+        // Sure to be needed, and cheap; tables and subsets can wait for the first request that needs them.
+        if !matches!(method, Method::Hash(_)) {
+            let everybody = scopes.iter_mut().take(2).filter(|scope| scope.len() > 1);
+            everybody.for_each(|scope| scope.prepare(method, &fleet, &keys, rng));
+        }
         Self {
             fleet,
             method,
@@ -230,6 +239,7 @@ impl Picker {
             panic,
             hash: wanted.hash,
             now,
+            clock: self.fleet.ramp.as_ref().map_or(0.0, |ramp| ramp.clock(now)),
         };
         let picked = self.scopes[order[0]].pick(self.method, &question, rng);
         let picked = picked.or_else(|| self.scopes[order[1]].pick(self.method, &question, rng))?;
@@ -238,15 +248,11 @@ impl Picker {
 
     /// Own zone and others, of the subset if it is known.
     fn scopes_of(&self, subset: Option<&str>) -> Option<(usize, usize)> {
-        let known = match subset {
-            Some(subset) if self.scopes.len() > 2 => {
-                match self.subsets.get(subset).filter(|_| !subset.is_empty()) {
-                    Some(number) => Some(*number as usize),
-                    None if self.any_subset => None,
-                    None => return None,
-                }
-            }
-            _ => None,
+        let named = subset.filter(|named| !named.is_empty() && self.scopes.len() > 2);
+        let known = named.map(|named| self.subsets.get(named).map(|number| *number as usize));
+        let known = match known {
+            Some(None) if !self.any_subset => return None,
+            known => known.flatten(),
         };
         Some(known.map_or((0, 1), |number| (2 + number, 2 + self.subsets.len() + number)))
     }

@@ -36,12 +36,14 @@ pub struct Load {
     estimate: f64,
     updated: Instant,
     in_flight: u32,
-    avoided_until: Option<Instant>,
+    /// For how long after `updated` others are preferred, in microseconds: an `Instant` would make a load half as large
+    /// again.
+    avoided: u32,
 }
 
 impl Load {
     pub fn new(now: Instant) -> Self {
-        Self { estimate: -1.0, updated: now, in_flight: 0, avoided_until: None }
+        Self { estimate: -1.0, updated: now, in_flight: 0, avoided: 0 }
     }
 
     pub fn on_dispatch(&mut self, _now: Instant) {
@@ -57,6 +59,7 @@ impl Load {
         } else {
             self.estimate * weight + seen * (1.0 - weight)
         };
+        self.avoided = self.avoided.saturating_sub(micros(now.saturating_duration_since(self.updated)));
         self.updated = self.updated.max(now);
     }
 
@@ -68,8 +71,7 @@ impl Load {
     /// Its answer was a refusal: it has too much to do. After or instead of [`Self::on_response`].
     pub fn on_refusal(&mut self, retry_after: Option<Duration>, now: Instant) {
         self.on_failure(Duration::ZERO, now);
-        let until = now + retry_after.unwrap_or(REFUSED).min(MAX_AVOIDED);
-        self.avoided_until = self.avoided_until.max(Some(until));
+        self.avoided = self.avoided.max(micros(retry_after.unwrap_or(REFUSED).min(MAX_AVOIDED)));
     }
 
     /// The caller gave up `elapsed` after the dispatch, before an answer's head.
@@ -90,7 +92,7 @@ impl Load {
 
     /// Whether others are to be preferred because it refused.
     pub fn is_avoided(&self, now: Instant) -> bool {
-        self.avoided_until.is_some_and(|until| now < until)
+        self.avoided > 0 && now < self.updated + Duration::from_micros(self.avoided.into())
     }
 
     /// The estimate as it has decayed; `None` before the first answer.
@@ -126,6 +128,11 @@ impl Load {
         let elapsed = nanos(now.saturating_duration_since(self.updated));
         (-elapsed / (DECAY.as_nanos() as f64)).exp()
     }
+}
+
+/// Rounded up, so that many short times do not add up to none.
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
 fn nanos(duration: Duration) -> f64 {
@@ -199,6 +206,39 @@ mod tests {
         let mut fresh = Load::new(now);
         fresh.on_cancel(50 * MS, now);
         assert_eq!(fresh.latency(now), None, "a hasty caller is no measurement");
+    }
+
+    #[test]
+    fn who_refuses_is_avoided_for_as_long_as_it_asks_within_bounds() {
+        let now = crate::testing::start();
+        for (asked, lasts) in [
+            (None, REFUSED),
+            (Some(7 * MS), 7 * MS),
+            (Some(DECAY), DECAY),
+            (Some(100 * MAX_AVOIDED), MAX_AVOIDED),
+        ] {
+            let mut load = answered(MS, now);
+            load.on_refusal(asked, now);
+            assert_eq!(load.latency(now), Some(FAILURE));
+            assert!(load.is_avoided(now + lasts - MS) && !load.is_avoided(now + lasts), "{asked:?}");
+            assert!(load.busy(1.0, now) >= AVOIDED && load.cost(1.0, now) >= AVOIDED);
+            // Answers to what was under way neither shorten it nor draw it out.
+            for step in 1..=5 {
+                load.on_response(MS, now + lasts / 10 * step);
+            }
+            assert!(load.is_avoided(now + lasts - MS) && !load.is_avoided(now + lasts), "{asked:?}");
+        }
+        let mut load = answered(MS, now);
+        load.on_refusal(Some(DECAY), now);
+        load.on_refusal(None, now);
+        assert!(load.is_avoided(now + DECAY - MS), "the longer one counts");
+        load.on_refusal(Some(Duration::ZERO), now + DECAY);
+        assert!(!load.is_avoided(now + DECAY), "it asks for nothing");
+    }
+
+    #[test]
+    fn a_load_is_small() {
+        assert!(size_of::<Load>() <= 32, "there is one for each endpoint in each worker");
     }
 
     #[test]

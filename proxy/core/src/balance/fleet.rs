@@ -56,7 +56,8 @@ pub(super) struct Bits(Box<[u64]>);
 pub(super) struct Ramp {
     /// What `starts` are counted from: one window before the picker was made.
     base: Instant,
-    window: Duration,
+    /// One over the window, in milliseconds.
+    per_window: f64,
     /// When it became ready, in milliseconds, by position; 0: so long ago that it does not matter.
     starts: Box<[u32]>,
     /// After this everybody has its full share.
@@ -93,9 +94,26 @@ impl Fleet {
         self.order.as_ref().map_or(index, |order| order.positions[index] as usize)
     }
 
-    /// By position. `None`: all are equal.
-    pub(super) fn weights(&self) -> Option<&[NonZeroU32]> {
-        self.weights.as_deref()
+    /// The weights of the members at `start..end`. `None`: they are equal.
+    pub(super) fn uneven(&self, start: u32, end: u32) -> Option<&[NonZeroU32]> {
+        let weights = &self.weights.as_ref()?[start as usize..end as usize];
+        weights.windows(2).any(|pair| pair[0] != pair[1]).then_some(weights)
+    }
+
+    /// The sum of the weights of the members at `start..end`.
+    pub(super) fn capacity(&self, start: u32, end: u32) -> u64 {
+        match &self.weights {
+            Some(weights) => {
+                weights[start as usize..end as usize].iter().map(|weight| u64::from(weight.get())).sum()
+            }
+            None => u64::from(end - start),
+        }
+    }
+
+    /// When the oldest of the members at `start..end` became ready, for [`Ramp::accepts`].
+    pub(super) fn oldest(&self, start: u32, end: u32) -> u32 {
+        let starts = self.ramp.as_ref().map(|ramp| &ramp.starts[start as usize..end as usize]);
+        starts.and_then(|starts| starts.iter().copied().min()).unwrap_or(0)
     }
 
     /// Its weight over the mean weight.
@@ -107,8 +125,9 @@ impl Fleet {
     }
 
     /// The same, less while it is in slow start.
-    pub(super) fn share(&self, position: usize, now: Instant) -> f64 {
-        self.weight(position) * self.ramp.as_ref().map_or(1.0, |ramp| ramp.factor(ramp.starts[position], now))
+    pub(super) fn share(&self, position: usize, clock: f64) -> f64 {
+        self.weight(position)
+            * self.ramp.as_ref().map_or(1.0, |ramp| ramp.factor(ramp.starts[position], clock))
     }
 }
 
@@ -219,32 +238,34 @@ impl Ramp {
             (0..members.len()).map(|position| start(&members[layout.index(position)])).collect();
         let latest = starts.iter().copied().max().filter(|latest| *latest > 0)?;
         let until = base + Duration::from_millis(u64::from(latest)) + window;
-        Some(Self { base, window, starts, until })
+        Some(Self { base, per_window: 1.0 / millis(window).max(1.0), starts, until })
+    }
+
+    /// What the other calls take for the time.
+    pub(super) fn clock(&self, now: Instant) -> f64 {
+        millis(now.saturating_duration_since(self.base))
     }
 
     pub(super) fn is_over(&self, now: Instant) -> bool {
         now >= self.until
     }
 
-    /// When the oldest of these became ready, for [`Self::accepts`].
-    pub(super) fn oldest(&self, from: usize, to: usize) -> u32 {
-        self.starts[from..to].iter().copied().min().unwrap_or(0)
-    }
-
     /// Whether one that was drawn is to be taken, given that the oldest one always is. `random` is uniform below 1.
-    pub(super) fn accepts(&self, position: usize, oldest: u32, random: f64, now: Instant) -> bool {
+    pub(super) fn accepts(&self, position: usize, oldest: u32, random: f64, clock: f64) -> bool {
         let start = self.starts[position];
-        start <= oldest || random * self.factor(oldest, now) < self.factor(start, now)
+        start <= oldest || random * self.factor(oldest, clock) < self.factor(start, clock)
     }
 
     /// Between [`SLOW_START_FROM`] and 1.
-    fn factor(&self, start: u32, now: Instant) -> f64 {
+    fn factor(&self, start: u32, clock: f64) -> f64 {
         if start == 0 {
             return 1.0;
         }
-        let elapsed = now.saturating_duration_since(self.base);
-        let age = elapsed.saturating_sub(Duration::from_millis(u64::from(start)));
-        let grown = (age.as_secs_f64() / self.window.as_secs_f64()).min(1.0);
+        let grown = ((clock - f64::from(start)) * self.per_window).clamp(0.0, 1.0);
         SLOW_START_FROM + (1.0 - SLOW_START_FROM) * grown
     }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

@@ -29,14 +29,21 @@ const FULL_POINTS: usize = 1024;
 const MIN_POINTS: u64 = 4;
 /// Primes, and up to how many endpoints each serves: at least 64 slots for each, or 6.4 for very many.
 const MAGLEV: [(usize, usize); 3] = [(65_537, 1024), (655_373, 102_400), (6_553_621, usize::MAX)];
+/// Points in a part of the ring, on average at most twice that.
+const POINTS_IN_PART: usize = 4;
+/// From one point to the next, before they are spread: SplitMix64's.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 const EMPTY: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) enum Table {
     Ring {
-        hashes: Box<[u64]>,
-        /// The members that the points belong to.
+        /// The upper halves of the points' hashes, in order.
+        points: Box<[u32]>,
+        /// Whose they are.
         owners: Box<[u32]>,
+        /// Of each equal part of the circle: the first point at or after its beginning.
+        parts: Box<[u32]>,
     },
     Maglev {
         slots: Box<[u32]>,
@@ -45,8 +52,8 @@ pub(super) enum Table {
 
 /// A member of a Maglev table that is being filled.
 struct Turn {
-    slot: usize,
-    skip: usize,
+    slot: u32,
+    skip: u32,
     /// Slots it may take.
     credit: f64,
     share: f64,
@@ -70,30 +77,47 @@ impl Table {
         let base = 1 << (total / keys.len() as u64).max(1).ilog2();
         let halvings = keys.len().div_ceil(FULL_POINTS).next_power_of_two().ilog2();
         let points = (POINTS >> halvings.min(63)).max(MIN_POINTS);
+        let ranked = ranked(keys);
         let mut ring = Vec::with_capacity(keys.len() * points as usize);
-        for (member, key) in keys.iter().enumerate() {
-            for point in 0..(points * weight(member) / base).max(1) {
-                ring.push((spread(key.wrapping_add(spread(point + 1))), member as u32));
+        for (rank, member) in (0..).zip(&ranked) {
+            let key = keys[*member as usize];
+            for point in 1..=(points * weight(*member as usize) / base).max(1) {
+                let hash = spread(key.wrapping_add(point.wrapping_mul(STEP)));
+                ring.push(hash & !u64::from(u32::MAX) | rank);
             }
         }
-        ring.sort_unstable_by_key(|(hash, member)| (*hash, keys[*member as usize]));
-        let (hashes, owners): (Vec<_>, Vec<_>) = ring.into_iter().unzip();
-        Self::Ring { hashes: hashes.into(), owners: owners.into() }
+        ring.sort_unstable();
+        let owners = ring.iter().map(|point| ranked[*point as u32 as usize]).collect();
+        let points: Box<[u32]> = ring.into_iter().map(|point| (point >> 32) as u32).collect();
+        let count = (points.len() / POINTS_IN_PART).next_power_of_two().max(2);
+        let mut parts = vec![0; count].into_boxed_slice();
+        let mut first = 0;
+        for (part, place) in parts.iter_mut().enumerate() {
+            while points
+                .get(first)
+                .is_some_and(|point| (u64::from(*point) * count as u64) >> 32 < part as u64)
+            {
+                first += 1;
+            }
+            *place = first as u32;
+        }
+        Self::Ring { points, owners, parts }
     }
 
     fn maglev(keys: &[u64], weight: impl Fn(usize) -> u64, total: u64) -> Self {
         let (size, _) = MAGLEV.into_iter().find(|(_, serves)| keys.len() <= *serves).unwrap_or(MAGLEV[2]);
         let per_mean = keys.len() as f64 / total as f64;
-        let mut turns: Vec<_> = (0..keys.len())
-            .map(|member| Turn {
-                slot: (spread(keys[member]) % size as u64) as usize,
-                skip: (spread(!keys[member]) % (size as u64 - 1)) as usize + 1,
+        let turn = |member: u32| {
+            let key = keys[member as usize];
+            Turn {
+                slot: (spread(key) % size as u64) as u32,
+                skip: (spread(!key) % (size as u64 - 1)) as u32 + 1,
                 credit: 0.5,
-                share: weight(member) as f64 * per_mean,
-                member: member as u32,
-            })
-            .collect();
-        turns.sort_unstable_by_key(|turn| keys[turn.member as usize]);
+                share: weight(member as usize) as f64 * per_mean,
+                member,
+            }
+        };
+        let mut turns: Vec<_> = ranked(keys).into_iter().map(turn).collect();
         let mut slots = vec![EMPTY; size].into_boxed_slice();
         let mut left = size;
         loop {
@@ -101,11 +125,11 @@ impl Table {
                 turn.credit += turn.share;
                 while turn.credit >= 1.0 {
                     turn.credit -= 1.0;
-                    while slots[turn.slot] != EMPTY {
+                    while slots[turn.slot as usize] != EMPTY {
                         turn.slot += turn.skip;
-                        turn.slot -= if turn.slot >= size { size } else { 0 };
+                        turn.slot -= if turn.slot >= size as u32 { size as u32 } else { 0 };
                     }
-                    slots[turn.slot] = turn.member;
+                    slots[turn.slot as usize] = turn.member;
                     left -= 1;
                     if left == 0 {
                         return Self::Maglev { slots };
@@ -118,10 +142,24 @@ impl Table {
     /// The members in the order in which they take a key, each several times.
     pub(super) fn walk(&self, hash: u64) -> impl Iterator<Item = usize> {
         let (places, start) = match self {
-            Self::Ring { hashes, owners } => (owners, hashes.partition_point(|point| *point < hash)),
+            Self::Ring { points, owners, parts } => {
+                let wanted = (hash >> 32) as u32;
+                let mut at = parts[((u64::from(wanted) * parts.len() as u64) >> 32) as usize] as usize;
+                while points.get(at).is_some_and(|point| *point < wanted) {
+                    at += 1;
+                }
+                (owners, at)
+            }
             Self::Maglev { slots } => (slots, (hash % slots.len() as u64) as usize),
         };
         let (before, after) = places.split_at(start);
         after.iter().chain(before).map(|member| *member as usize)
     }
+}
+
+/// The members in an order that does not depend on the one in which they are given.
+fn ranked(keys: &[u64]) -> Vec<u32> {
+    let mut members: Vec<_> = (0..keys.len() as u32).collect();
+    members.sort_unstable_by_key(|member| keys[*member as usize]);
+    members
 }

@@ -12,11 +12,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// `None` if all are equal: then there is nothing to weigh.
-    pub(super) fn new(weights: &[NonZeroU32]) -> Option<Self> {
-        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
-            return None;
-        }
+    pub(super) fn new(weights: &[NonZeroU32]) -> Self {
         let total: u64 = weights.iter().map(|weight| u64::from(weight.get())).sum();
         let per_mean = weights.len() as f64 / total as f64;
         let mut left: Vec<f64> = weights.iter().map(|weight| f64::from(weight.get()) * per_mean).collect();
@@ -34,7 +30,7 @@ impl Weights {
                 small.push(rich);
             }
         }
-        Some(Self { columns })
+        Self { columns }
     }
 
     pub(super) fn draw(&self, rng: &mut impl Rng) -> usize {
