@@ -140,10 +140,10 @@ fn a_body_without_an_end_is_not_waited_for() {
     // Another one leads, and has its own time from its own head on.
     flights.on_leader_gone(leader);
     assert_eq!(events(&mut flights), [Event::Promoted(first, leader)]);
-    let later = start + Duration::from_secs(1);
-    assert!(flights.on_head(leader, true, later));
     flights.handle_timeout(start + BODY_WAIT);
     assert_eq!(events(&mut flights), []);
+    let later = start + BODY_WAIT + Duration::from_secs(1);
+    assert!(flights.on_head(leader, true, later));
     flights.handle_timeout(later + BODY_WAIT);
     assert_eq!(events(&mut flights), [Event::Released(second)]);
     assert_eq!(flights.poll_timeout(), None);
