@@ -56,7 +56,7 @@ use crate::{
     credentials::Certificates,
     drain::{Drain, Phase, Schedule},
     metrics,
-    observe::Events,
+    observe::{self, Bulletin, Events},
     path::{accept::Cap, dial},
     readiness::{Gate, Readiness},
     shared_limits::SharedLimits,
@@ -143,6 +143,7 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         drain: Drain::new(),
         cap: Cap::from_descriptor_limit(descriptors),
         events: Events::default(),
+        bulletin: Bulletin::default(),
         limits: SharedLimits::default(),
         config,
     });
@@ -231,6 +232,8 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
     }
     let registry = || Arc::clone(&ctx.telemetry.metrics);
     guard(&ctx, Gate::Certificate, certificates.run(ctx.readiness.clone(), registry()));
+    task::spawn_local(observe::stream::run(Arc::clone(&ctx), sync.active()));
+    task::spawn_local(observe::stream::prune(Arc::clone(&ctx)));
     guard(&ctx, Gate::Configuration, sync.run(ctx.readiness.clone(), registry()));
 
     if workers.listening().await.is_ok() {

@@ -8,7 +8,7 @@ use outrigger_certs::Credentials;
 use outrigger_core::snapshot::Snapshot;
 
 use crate::{
-    config::Config, drain::Drain, observe::Events, path::accept::Cap, readiness::Readiness, shared::Shared,
+    config::Config, drain::Drain, observe::{Bulletin, Events}, path::accept::Cap, readiness::Readiness, shared::Shared,
     shared_limits::SharedLimits, sync::Discovery, telemetry::Telemetry,
 };
 
@@ -27,6 +27,8 @@ pub struct Ctx {
     pub cap: Cap,
     /// Where workers tell that a circuit has changed.
     pub events: Events,
+    /// What workers are told about backends, and which they call.
+    pub bulletin: Bulletin,
     /// Limits that hold for the proxy and not for each worker.
     pub limits: SharedLimits,
 }
@@ -48,7 +50,7 @@ pub(crate) mod testing {
         config::cli::{Wanted, read},
         credentials::Certificates,
         drain::Drain,
-        observe::Events,
+        observe::{Bulletin, Events},
         path::accept::Cap,
         readiness::Readiness,
         shared_limits::SharedLimits,
@@ -96,6 +98,7 @@ pub(crate) mod testing {
             drain: Drain::new(),
             cap: Cap::from_descriptor_limit(1024),
             events: Events::default(),
+            bulletin: Bulletin::default(),
             limits: SharedLimits::default(),
             config: *config,
         });

@@ -7,40 +7,28 @@
 //! ```
 //!
 //! The destination is the connection's own (from the redirect, or the listener), never the peer's words. Not a byte
-//! reaches the application before the caller is let in.
+//! reaches the application before the caller is let in. What happens to a request is in `requests`.
 
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    sync::{Arc, LazyLock},
-    time::Instant,
-};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use outrigger_core::{
     detect::Detection,
-    headers, limits,
+    limits,
     race::{Learned, Winner},
-    retry::{Attempts, Moment, Next, Traits},
-    verdict::{Reason, Retry},
+    verdict::Reason,
 };
-use outrigger_proto::spec::{DestinationKey, MtlsMode, Protocol, Retries, Timeouts};
+use outrigger_proto::spec::{DestinationKey, MtlsMode, Protocol};
 
 use crate::{
     error::Error,
-    http::{
-        body::{RequestBody, ResponseBody},
-        exchange::{Caller, Exchange, Hold},
-        request, serve, upgrade,
-        watched::Vitals,
-    },
+    http::{exchange::Caller, serve, watched::Vitals},
     path::{
         accept::{Accepted, Open, Target},
         authorize, detect,
         identity::Identity,
-        pool::{Connections, Lease},
-        respond, tls,
+        respond,
+        server_bulkhead::Door,
+        tls,
         upstream::{self, Opaque},
     },
     tcp::{self, Io, Passage, Sniffed, Stream},
@@ -48,8 +36,10 @@ use crate::{
     worker::{Worker, now},
 };
 
-/// Towards the application there is no policy of retries, only the defaults.
-static RETRIES: LazyLock<Retries> = LazyLock::new(Retries::default);
+mod requests;
+
+use requests::Served;
+pub(crate) use requests::handle;
 
 /// Serves one accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -132,12 +122,15 @@ impl Arrival {
         };
         let identity = Identity::mutual(&self.worker.ctx.credentials, terminated.peer, self.caller);
         let io = Io::Accepted(terminated.stream);
+        let door = self.door(&identity);
         let verdict = authorize::connection(&self.worker.snapshot(), &identity.peer, self.place.port);
         match (terminated.inside, verdict) {
             // An HTTP caller is told so, request by request.
-            (tls::Inside::Http1, _) => self.serve_http(io, identity, false).await,
-            (tls::Inside::Http2, _) => self.serve_http(io, identity, true).await,
-            (tls::Inside::Opaque, Ok(())) => self.carry(io, identity, telemetry::Protocol::Tcp, None).await,
+            (tls::Inside::Http1, _) => self.serve_http(io, identity, door, false).await,
+            (tls::Inside::Http2, _) => self.serve_http(io, identity, door, true).await,
+            (tls::Inside::Opaque, Ok(())) => {
+                self.carry(io, identity, door, telemetry::Protocol::Tcp, None).await;
+            }
             (tls::Inside::Opaque, Err(error)) => {
                 io.reset_on_drop();
                 let mut passage = self.passage();
@@ -150,6 +143,7 @@ impl Arrival {
     /// On a port that takes plaintext too.
     async fn receive_permissive(self, mut io: Sniffed, declared: Protocol) {
         let plain = Identity::plain(self.caller);
+        let door = self.door(&plain);
         let worker = Rc::clone(&self.worker);
         let mut dial = Box::pin(upstream::plain(&worker, self.place.application));
         let learned = match declared {
@@ -162,8 +156,8 @@ impl Arrival {
                 Ok(detection) => (detection, None),
                 Err(error) => return self.passage().blame(&error),
             },
-            // Who is not let in must not make the application see a connection, so nothing is dialled before.
-            Some(_) if self.is_denied(&plain) => {
+            // Who is not let in, or is one too many, must not make the application see a connection.
+            Some(_) if self.is_denied(&plain) || door.connection(&self.worker).is_err() => {
                 match detect::first_bytes(&mut io, limits::HANDSHAKE_TIMEOUT).await {
                     Ok(detection) => (detection, None),
                     Err(error) => return self.passage().blame(&error),
@@ -178,7 +172,7 @@ impl Arrival {
             },
         };
         if winner == Detection::Tls && self.is_mesh(&mut io).await {
-            drop(ready);
+            drop((ready, door));
             return self.receive_mesh(io).await;
         }
         if let Err(error) = authorize::connection(&self.worker.snapshot(), &plain.peer, self.place.port) {
@@ -186,16 +180,20 @@ impl Arrival {
         }
         let http2 = declared_http2(declared);
         match winner {
-            Detection::Http1 => self.serve_http(Io::Plain(io), plain, false).await,
-            Detection::Http2 => self.serve_http(Io::Plain(io), plain, true).await,
+            Detection::Http1 => self.serve_http(Io::Plain(io), plain, door, false).await,
+            Detection::Http2 => self.serve_http(Io::Plain(io), plain, door, true).await,
             Detection::Opaque | Detection::NeedMore if let Some(http2) = http2 => {
-                self.serve_http(Io::Plain(io), plain, http2).await;
+                self.serve_http(Io::Plain(io), plain, door, http2).await;
             }
-            Detection::Tls => self.carry(Io::Plain(io), plain, telemetry::Protocol::Tls, ready).await,
+            Detection::Tls => self.carry(Io::Plain(io), plain, door, telemetry::Protocol::Tls, ready).await,
             Detection::Opaque | Detection::NeedMore => {
-                self.carry(Io::Plain(io), plain, telemetry::Protocol::Tcp, ready).await;
+                self.carry(Io::Plain(io), plain, door, telemetry::Protocol::Tcp, ready).await;
             }
         }
+    }
+
+    fn door(&self, identity: &Identity) -> Door {
+        Door::new(self.place.port, identity.id().cloned(), self.caller)
     }
 
     fn is_denied(&self, identity: &Identity) -> bool {
@@ -211,7 +209,7 @@ impl Arrival {
     }
 
     /// HTTP to the application, request by request.
-    async fn serve_http(self, io: Io, identity: Identity, http2: bool) {
+    async fn serve_http(self, io: Io, identity: Identity, door: Door, http2: bool) {
         let connections = self.worker.clusters.application(&self.worker, self.place.application, http2);
         let caller = Rc::new(Caller {
             direction: Direction::Inbound,
@@ -223,7 +221,7 @@ impl Arrival {
             open: self.open,
             worker: self.worker,
         });
-        let served = Rc::new(Served { caller, identity, place: self.place, connections });
+        let served = Rc::new(Served { caller, identity, door, place: self.place, connections });
         let caller = Rc::clone(&served.caller);
         let ended = serve::serve(io, &caller, move |request| handle(Rc::clone(&served), request)).await;
         if let Err(error) = ended {
@@ -237,15 +235,17 @@ impl Arrival {
         self,
         io: Io,
         identity: Identity,
+        door: Door,
         protocol: telemetry::Protocol,
         ready: Option<Result<Opaque, Error>>,
     ) {
         let mut passage = self.passage();
         passage.protocol = protocol;
         passage.peer = identity.id().cloned();
-        let connected = match ready {
-            Some(connected) => connected,
-            None => upstream::plain(&self.worker, self.place.application).await,
+        let connected = match (door.opaque(&self.worker), ready) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(connected)) => connected,
+            (Ok(()), None) => upstream::plain(&self.worker, self.place.application).await,
         };
         match connected {
             Ok(upstream) => {
@@ -288,103 +288,5 @@ async fn turn_away(worker: &Rc<Worker>, io: Sniffed, caller: SocketAddr, label: 
     respond::turn_away(io, passage.id, error).await;
 }
 
-/// An HTTP connection to one application.
-pub(crate) struct Served {
-    caller: Rc<Caller>,
-    identity: Identity,
-    place: Place,
-    connections: Rc<Connections>,
-}
-
-pub(crate) async fn handle(served: Rc<Served>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let (head, body) = request.into_parts();
-    let has_body = !http_body::Body::is_end_stream(&body);
-    let exchange = Exchange::new(&served.caller, &head, has_body, now());
-    match forward(&served, &exchange, head, body).await {
-        Ok(response) => response,
-        Err(error) => respond::refuse(&exchange, &error),
-    }
-}
-
-async fn forward(
-    served: &Rc<Served>,
-    exchange: &Rc<Exchange>,
-    mut head: http::request::Parts,
-    body: Incoming,
-) -> Result<Response<ResponseBody>, Error> {
-    let caller = &served.caller;
-    let upgrade = request::prepare(&mut head, caller)?;
-    authorize::request(&caller.worker.snapshot(), &served.identity.peer, served.place.port)?;
-    if let Some(forwarded) = &served.identity.forwarded {
-        head.headers.insert(headers::XFCC, forwarded.clone());
-    }
-    let copy = request::Copy::of(&head, exchange.is_request_over());
-    let body = request::body(&mut head, body, exchange);
-    let (lease, mut response) = send(served, exchange, request::assemble(head, body), copy).await?;
-    let address = served.place.application;
-    let switched = upgrade.is_some() && request::switches(&response, exchange);
-    let upstream_half = switched.then(|| hyper::upgrade::on(&mut response));
-    let (mut head, body) = response.into_parts();
-    request::prepare_answer(&mut head, exchange, switched)
-        .map_err(|error| Error::Protocol { address, error: error.to_string().into() })?;
-    // Only proxies say these; an application's own would mislead the caller's.
-    head.headers.remove(headers::REASON);
-    head.headers.remove(headers::ID);
-    if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
-        return Err(Error::Protocol { address, error: "an upgrade that nobody asked for".into() });
-    }
-    exchange.answer_begins(head.status.as_u16(), Hold { lease: Some(lease), ..Hold::default() }, now());
-    if let (Some(caller_half), Some(upstream_half)) = (upgrade, upstream_half) {
-        let served = Rc::clone(served);
-        let until = async move {
-            let worker = &served.caller.worker;
-            authorize::withdrawn(worker, &served.identity.peer, served.place.port).await
-        };
-        upgrade::join(Rc::clone(exchange), caller_half, upstream_half, Timeouts::default().idle, until);
-        return Ok(Response::from_parts(head, ResponseBody::none()));
-    }
-    Ok(Response::from_parts(head, ResponseBody::upstream(body, Rc::clone(exchange))))
-}
-
-/// Sends a request to the application. A connection that it closed while it was idle is no fault of the request's, so
-/// another is taken then; what fails on a new connection has failed.
-async fn send(
-    served: &Served,
-    exchange: &Rc<Exchange>,
-    mut request: Box<Request<RequestBody>>,
-    copy: Option<request::Copy>,
-) -> Result<(Lease, Response<Incoming>), Error> {
-    let worker = &served.caller.worker;
-    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer: false };
-    let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
-    worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
-    exchange.endpoint.set(Some(served.place.application));
-    loop {
-        exchange.attempts.set(exchange.attempts.get() + 1);
-        let lease = served.connections.lease(worker, Timeouts::default().connect).await?;
-        let unanswered = match lease.send(request).await {
-            Ok(response) => return Ok((lease, response)),
-            Err(unanswered) => unanswered,
-        };
-        let (failure, error) = unanswered.explain(&lease);
-        let next = match error.reason().retry() {
-            _ if lease.fresh => return Err(error),
-            Retry::Never => return Err(error),
-            Retry::IfUnsent | Retry::IfIdempotent => {
-                let moment = Moment { breaker_open: false, left: None, now: now() };
-                let budget = &mut worker.clusters.application_budget.borrow_mut();
-                attempts.on_failure(failure, &moment, budget, &mut *worker.rng())
-            }
-        };
-        request = match (next, unanswered.request, &copy) {
-            (Next::Again { .. }, Some(unsent), _) => unsent,
-            (Next::Again { .. }, None, Some(copy)) => copy.request(exchange),
-            (Next::Again { .. }, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
-        };
-        if let Next::Again { after } = next
-            && !after.is_zero()
-        {
-            tokio::time::sleep(after).await;
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ pub mod credentials;
 mod disk;
 pub mod drain;
 pub mod error;
+pub mod health;
 pub mod http;
 pub mod identity_dir;
 pub mod inbound;

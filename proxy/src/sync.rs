@@ -39,6 +39,7 @@ use crate::{
     config::{Config, HostPort},
     credentials::Handle,
     metrics::Registry,
+    observe::stream::Active,
     readiness::{Gate, Readiness},
     shared::Shared,
 };
@@ -66,6 +67,7 @@ pub struct Sync {
     certificates: Handle,
     snapshot: Shared<Snapshot>,
     discovery: Discovery,
+    active: watch::Sender<Option<Active>>,
 }
 
 struct Driver {
@@ -79,6 +81,10 @@ struct Driver {
     readiness: Readiness,
     metrics: Arc<Registry>,
     links: Vec<mpsc::UnboundedSender<Command>>,
+    /// The connection of each link, and how many there have been.
+    channels: Vec<Option<Active>>,
+    connections: u64,
+    active: watch::Sender<Option<Active>>,
     configured: bool,
 }
 
@@ -117,7 +123,13 @@ impl Sync {
             certificates,
             snapshot: Shared::new(kept),
             discovery,
+            active: watch::Sender::default(),
         }
+    }
+
+    /// The connection to the control plane that configures this proxy, as long as there is one.
+    pub fn active(&self) -> watch::Receiver<Option<Active>> {
+        self.active.subscribe()
     }
 
     pub fn snapshot(&self) -> Shared<Snapshot> {
@@ -173,6 +185,9 @@ impl Sync {
             discovery: self.discovery.clone(),
             readiness,
             metrics,
+            channels: vec![None; links.len()],
+            connections: 0,
+            active: self.active,
             links,
             configured: false,
         };
@@ -207,7 +222,11 @@ impl Sync {
 impl Driver {
     fn on_report(&mut self, link: usize, report: Report) {
         match report {
-            Report::Connected => self.session.on_connected(link),
+            Report::Connected(channel) => {
+                self.connections += 1;
+                self.channels[link] = Some(Active { connection: self.connections, channel });
+                self.session.on_connected(link);
+            }
             Report::Opened => {
                 if self.session.phase(link) == Phase::Active {
                     info!(control_plane = self.name(link), "connected: this control plane is the active one");
@@ -224,6 +243,7 @@ impl Driver {
 
     fn on_lost(&mut self, link: usize, why: String) {
         self.session.on_lost(link);
+        self.channels[link] = None;
         let (news, address) = self.discovery.update_control_planes(|all| {
             let entry = &mut all[link];
             let news = entry.standing != Standing::Away || entry.last_error != why;
@@ -324,10 +344,17 @@ impl Driver {
     fn stand(&self, link: usize, standing: Standing) {
         let active = self.discovery.update_control_planes(|all| {
             all[link].standing = standing;
-            all.iter().any(|entry| entry.standing == Standing::Active)
+            all.iter().position(|entry| entry.standing == Standing::Active)
         });
-        self.discovery.set_connected(active);
-        self.metrics.control_plane(active);
+        self.discovery.set_connected(active.is_some());
+        self.metrics.control_plane(active.is_some());
+        let channel = active.and_then(|link| self.channels[link].clone());
+        self.active.send_if_modified(|known| {
+            let number = |active: &Option<Active>| active.as_ref().map(|active| active.connection);
+            let changed = number(known) != number(&channel);
+            *known = channel;
+            changed
+        });
     }
 
     /// Tells readiness whether there is a configuration, and if not, what was in the way last.

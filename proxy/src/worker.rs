@@ -25,6 +25,8 @@ use crate::{
     cluster::Clusters,
     context::Ctx,
     drain::{self, Phase},
+    health,
+    observe::bulletin,
     path::accept::{self, Duty},
     shared::{Held, Reader},
     telemetry,
@@ -68,6 +70,10 @@ pub fn run(
         for (listener, duty) in listeners {
             let listener = TcpListener::from_std(listener)?;
             task::spawn_local(accept::run(Rc::clone(&worker), listener, duty));
+        }
+        task::spawn_local(bulletin::follow(Rc::clone(&worker)));
+        if id == 0 {
+            task::spawn_local(health::run(Rc::clone(&worker)));
         }
         // Whoever waits for it may be gone: then the process is ending already.
         let _ = listening.send(());

@@ -22,7 +22,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, requ
 use outrigger_certs::SpiffeId;
 use smallvec::SmallVec;
 
-use crate::limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
+use crate::{
+    deadline,
+    limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS},
+    retry::field,
+};
 
 /// Who the caller is, proven to the proxy that sets it. Any incoming one is removed.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -184,7 +188,7 @@ fn special(name: &str) -> u16 {
         10 if name == KEEP_ALIVE.as_str() => Seen::KEEP_ALIVE,
         16 if name == PROXY_CONNECTION.as_str() => Seen::PROXY_CONNECTION,
         14 if name == HTTP2_SETTINGS.as_str() => Seen::HTTP2_SETTINGS,
-        _ if is_ours(name) => Seen::SPOOFED,
+        _ if is_forged(name) => Seen::SPOOFED,
         _ => 0,
     }
 }
@@ -192,6 +196,12 @@ fn special(name: &str) -> u16 {
 /// Names that only a proxy of this mesh may set.
 fn is_ours(name: &str) -> bool {
     name == XFCC.as_str() || name.starts_with("outrigger-") || name.starts_with("x-outrigger-")
+}
+
+/// What nobody else may say. A deadline or an attempt may come from anybody: an application passes them on from the
+/// request that it works on to those that it makes, and who invents one only shortens or weakens its own.
+fn is_forged(name: &str) -> bool {
+    is_ours(name) && name != deadline::DEADLINE.as_str() && name != field::ATTEMPT.as_str()
 }
 
 /// As RFC 9113 section 6.5.2 counts, for both versions: about what a field costs in memory.
@@ -299,7 +309,7 @@ fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// responses of applications.
 pub fn remove_spoofed(headers: &mut HeaderMap, seen: Seen) {
     if seen.has(Seen::SPOOFED) {
-        remove_where(headers, |name| is_ours(name.as_str()));
+        remove_where(headers, |name| is_forged(name.as_str()));
     }
 }
 

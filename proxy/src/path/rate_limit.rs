@@ -123,17 +123,16 @@ impl Rule {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::{NonZeroU32, NonZeroU64};
+pub(crate) mod testing {
+    use std::{
+        num::{NonZeroU32, NonZeroU64},
+        time::Duration,
+    };
 
-    use http::Request;
-    use outrigger_core::verdict::Reason;
-    use outrigger_proto::spec::{RateAlgorithm, RateLimit, Scope, Share};
+    use outrigger_proto::spec::{RateAlgorithm, RateKey, RateLimit, Scope};
 
-    use super::*;
-    use crate::{access_log::AccessLog, rig::identity, shared_limits::SharedLimits, telemetry::Telemetry};
-
-    fn limit(name: &str, requests: u64, key: Vec<RateKey>) -> RateLimit {
+    /// So many at once, and no more for a long time.
+    pub(crate) fn limit(name: &str, requests: u64, key: Vec<RateKey>) -> RateLimit {
         RateLimit {
             name: name.into(),
             algorithm: RateAlgorithm::TokenBucket,
@@ -146,6 +145,16 @@ mod tests {
             max_keys: NonZeroU32::new(100).unwrap(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use outrigger_core::verdict::Reason;
+    use outrigger_proto::spec::{RateLimit, Scope, Share};
+
+    use super::{testing::limit, *};
+    use crate::{access_log::AccessLog, rig::identity, shared_limits::SharedLimits, telemetry::Telemetry};
 
     struct Caller {
         telemetry: Telemetry,

@@ -44,8 +44,8 @@ pub(super) enum Command {
 }
 
 pub(super) enum Report {
-    /// There is a connection; waiting for [`Command::Open`].
-    Connected,
+    /// There is a connection, for whoever else has something to say there; waiting for [`Command::Open`].
+    Connected(Channel),
     /// The stream is there and was not refused.
     Opened,
     Updates(Vec<pb::ConfigureResponse>),
@@ -107,7 +107,7 @@ impl Link {
     async fn carry(&mut self, channel: Channel) -> Ended {
         // What was meant for the connection before this one.
         while self.commands.try_recv().is_ok() {}
-        if !self.report(Report::Connected).await {
+        if !self.report(Report::Connected(channel.clone())).await {
             return Ended::Over;
         }
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);

@@ -138,7 +138,7 @@ async fn a_refused_update_leaves_the_last_good_one() {
     assert!(nack.errors[1].reason.contains("cannot be dialled"));
     assert_eq!(proxy.snapshot.load().backend(&backend_key()).unwrap().endpoints.len(), 1);
     assert!(proxy.readiness.is_ready());
-    let observed = Observed { ready: true, draining: false, certificate_ends: None, access_log_dropped: 0 };
+    let observed = Observed { ready: true, ..Observed::default() };
     let text = proxy.metrics.render(&observed);
     assert!(text.contains("outrigger_config_updates_total{result=\"refused\"} 1"), "{text}");
 

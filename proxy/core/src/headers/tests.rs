@@ -181,11 +181,13 @@ fn forged_fields_go_in_every_number_and_spelling() {
         ("x-forwarded-client-cert", "again"),
         ("Outrigger-Reason", "denied"),
         ("outrigger-id", "0"),
+        ("x-outrigger-something", "1"),
         ("x-outrigger-attempt", "1"),
+        ("x-outrigger-deadline", "1"),
         ("x-forwarded-for", "10.0.0.1"),
     ])
     .unwrap();
-    assert_eq!(names, ["x-forwarded-for"]);
+    assert_eq!(names, ["x-forwarded-for", "x-outrigger-attempt", "x-outrigger-deadline"]);
 }
 
 #[test]

@@ -1,0 +1,156 @@
+//! What happens to one request, from its head to the application's answer.
+//!
+//! ```text
+//!  prepare ─▶ authorize ─▶ time left? ─▶ rate limits ─▶ bulkhead, maybe a wait ─▶ time left? ─▶ application ─▶ answer
+//! ```
+//!
+//! The caller's deadline ends all of it, the waiting too: work that nobody waits for does not reach the application. What
+//! is left of the time goes on with the request.
+
+use std::{rc::Rc, sync::LazyLock};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use outrigger_core::{
+    headers,
+    retry::{Attempts, Moment, Next, Traits},
+    verdict::Retry,
+};
+use outrigger_proto::spec::{Retries, Timeouts};
+use smallvec::SmallVec;
+
+use super::Place;
+use crate::{
+    error::Error,
+    http::{
+        body::{RequestBody, ResponseBody},
+        exchange::{Caller, Exchange, Hold},
+        request, upgrade,
+    },
+    path::{
+        authorize,
+        deadline::Due,
+        identity::Identity,
+        pool::{Connections, Lease, Terms},
+        respond,
+        server_bulkhead::Door,
+    },
+    worker::now,
+};
+
+/// Towards the application there is no policy of retries, only the defaults.
+static RETRIES: LazyLock<Retries> = LazyLock::new(Retries::default);
+
+/// An HTTP connection to one application.
+pub(crate) struct Served {
+    pub(super) caller: Rc<Caller>,
+    pub(super) identity: Identity,
+    pub(super) door: Door,
+    pub(super) place: Place,
+    pub(super) connections: Rc<Connections>,
+}
+
+pub(crate) async fn handle(served: Rc<Served>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (head, body) = request.into_parts();
+    let has_body = !http_body::Body::is_end_stream(&body);
+    let exchange = Exchange::new(&served.caller, &head, has_body, now());
+    match forward(&served, &exchange, head, body).await {
+        Ok(response) => response,
+        Err(error) => respond::refuse(&exchange, &error),
+    }
+}
+
+async fn forward(
+    served: &Rc<Served>,
+    exchange: &Rc<Exchange>,
+    mut head: http::request::Parts,
+    body: Incoming,
+) -> Result<Response<ResponseBody>, Error> {
+    let caller = &served.caller;
+    let upgrade = request::prepare(&mut head, caller)?;
+    authorize::request(&caller.worker.snapshot(), &served.identity.peer, served.place.port)?;
+    let due = Due::new(exchange, &head.headers, None)?;
+    let permit = due.wait(served.door.request(&caller.worker, exchange, &head)).await??;
+    due.check(now())?;
+    due.deadline.pass_on(None, &mut head.headers, now());
+    if let Some(forwarded) = &served.identity.forwarded {
+        head.headers.insert(headers::XFCC, forwarded.clone());
+    }
+    let copy = request::Copy::of(&head, exchange.is_request_over());
+    let body = request::body(&mut head, body, exchange);
+    // Dropped at the deadline, and with it the application's connection or stream.
+    let sending = send(served, exchange, request::assemble(head, body), copy);
+    let (lease, mut response) = due.wait(sending).await??;
+    let mut permits = SmallVec::new();
+    if let Some(mut permit) = permit {
+        permit.answered(now());
+        permits.push(permit);
+    }
+    let address = served.place.application;
+    let switched = upgrade.is_some() && request::switches(&response, exchange);
+    let upstream_half = switched.then(|| hyper::upgrade::on(&mut response));
+    let (mut head, body) = response.into_parts();
+    request::prepare_answer(&mut head, exchange, switched)
+        .map_err(|error| Error::Protocol { address, error: error.to_string().into() })?;
+    // Only proxies say these; an application's own would mislead the caller's.
+    head.headers.remove(headers::REASON);
+    head.headers.remove(headers::ID);
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
+        return Err(Error::Protocol { address, error: "an upgrade that nobody asked for".into() });
+    }
+    let hold = Hold { lease: Some(lease), permits, ..Hold::default() };
+    exchange.answer_begins(head.status.as_u16(), hold, now());
+    if let (Some(caller_half), Some(upstream_half)) = (upgrade, upstream_half) {
+        let served = Rc::clone(served);
+        let until = async move {
+            let worker = &served.caller.worker;
+            authorize::withdrawn(worker, &served.identity.peer, served.place.port).await
+        };
+        upgrade::join(Rc::clone(exchange), caller_half, upstream_half, Timeouts::default().idle, until);
+        return Ok(Response::from_parts(head, ResponseBody::none()));
+    }
+    Ok(Response::from_parts(head, ResponseBody::upstream(body, Rc::clone(exchange), None)))
+}
+
+/// Sends a request to the application. A connection that it closed while it was idle is no fault of the request's, so
+/// another is taken then; what fails on a new connection has failed.
+async fn send(
+    served: &Served,
+    exchange: &Rc<Exchange>,
+    mut request: Box<Request<RequestBody>>,
+    copy: Option<request::Copy>,
+) -> Result<(Lease, Response<Incoming>), Error> {
+    let worker = &served.caller.worker;
+    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer: false };
+    let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
+    worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
+    exchange.endpoint.set(Some(served.place.application));
+    loop {
+        exchange.attempts.set(exchange.attempts.get() + 1);
+        let lease = served.connections.lease(worker, &Terms::plain(Timeouts::default().connect)).await?;
+        let unanswered = match lease.send(request).await {
+            Ok(response) => return Ok((lease, response)),
+            Err(unanswered) => unanswered,
+        };
+        let (failure, error) = unanswered.explain(&lease);
+        let next = match error.reason().retry() {
+            _ if lease.fresh => return Err(error),
+            Retry::Never => return Err(error),
+            Retry::IfUnsent | Retry::IfIdempotent => {
+                let moment = Moment { breaker_open: false, left: None, now: now() };
+                let budget = &mut worker.clusters.application_budget.borrow_mut();
+                attempts.on_failure(failure, &moment, budget, &mut *worker.rng())
+            }
+        };
+        request = match (next, unanswered.request, &copy) {
+            (Next::Again { .. }, Some(unsent), _) => unsent,
+            (Next::Again { .. }, None, Some(copy)) => copy.request(exchange),
+            (Next::Again { .. }, None, None) | (Next::GiveUp(_), _, _) => return Err(error),
+        };
+        if let Next::Again { after } = next
+            && !after.is_zero()
+        {
+            tokio::time::sleep(after).await;
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What concerns all workers and comes from outside their traffic: what a fleet thinks, what active checks have found.
+//! And the other way: which backends this proxy calls.
+//!
+//! Both are hints. A worker that is too busy to hear all of it misses the oldest; checks repeat what they know, and so
+//! does the control plane.
+
+use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use outrigger_proto::spec::{BackendKey, Fleet};
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::worker::Worker;
+
+/// What a worker may be behind by.
+const CAPACITY: usize = 1_024;
+/// How often workers say whom they call.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Process-wide.
+pub struct Bulletin {
+    heard: broadcast::Sender<Heard>,
+    calling: watch::Sender<Calling>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Heard {
+    Fleet(Arc<Fleet>),
+    Checked(Checked),
+}
+
+/// The result of one active check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub backend: BackendKey,
+    pub endpoint: SocketAddr,
+    pub good: bool,
+    /// What all checks so far say.
+    pub healthy: bool,
+}
+
+#[derive(Default)]
+struct Calling {
+    by_worker: BTreeMap<usize, Vec<BackendKey>>,
+    /// Of all workers: sorted, each once.
+    all: Arc<[BackendKey]>,
+}
+
+/// Wakes when other backends are called than before.
+pub struct Changes(watch::Receiver<Calling>);
+
+impl Default for Bulletin {
+    fn default() -> Self {
+        Self { heard: broadcast::channel(CAPACITY).0, calling: watch::Sender::default() }
+    }
+}
+
+impl Bulletin {
+    pub fn tell(&self, heard: Heard) {
+        // Without workers there is nobody to hear it.
+        let _ = self.heard.send(heard);
+    }
+
+    pub fn listen(&self) -> broadcast::Receiver<Heard> {
+        self.heard.subscribe()
+    }
+
+    pub fn calling(&self) -> Changes {
+        Changes(self.calling.subscribe())
+    }
+
+    pub(crate) fn set_calling(&self, worker: usize, mut backends: Vec<BackendKey>) {
+        backends.sort_unstable();
+        self.calling.send_if_modified(|calling| {
+            if calling.by_worker.get(&worker) == Some(&backends) {
+                return false;
+            }
+            calling.by_worker.insert(worker, backends);
+            let mut all: Vec<_> = calling.by_worker.values().flatten().cloned().collect();
+            all.sort_unstable();
+            all.dedup();
+            let changed = *calling.all != *all;
+            calling.all = all.into();
+            changed
+        });
+    }
+}
+
+impl Changes {
+    /// Sorted.
+    pub fn current(&mut self) -> Arc<[BackendKey]> {
+        Arc::clone(&self.0.borrow_and_update().all)
+    }
+
+    /// Pending for ever once the bulletin is gone.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A worker's ear and mouth: for as long as it lives.
+pub async fn follow(worker: Rc<Worker>) {
+    let bulletin = &worker.ctx.bulletin;
+    let mut heard = bulletin.listen();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => bulletin.set_calling(worker.id, worker.clusters.calling()),
+            heard = heard.recv() => match heard {
+                Ok(Heard::Fleet(fleet)) => worker.clusters.on_fleet(&fleet),
+                Ok(Heard::Checked(checked)) => worker.clusters.on_check(&worker, &checked),
+                Err(RecvError::Lagged(missed)) => tracing::debug!(worker = worker.id, missed, "behind with news"),
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_proxy_calls_what_any_worker_calls() {
+        let key = |name: &str| -> BackendKey { format!("shop/{name}:80").parse().unwrap() };
+        let bulletin = Bulletin::default();
+        let mut changes = bulletin.calling();
+        bulletin.set_calling(0, vec![key("b"), key("a")]);
+        changes.changed().await;
+        assert_eq!(*changes.current(), [key("a"), key("b")]);
+        bulletin.set_calling(1, vec![key("b")]);
+        assert!(changes.changed().now_or_never().is_none(), "nothing new in all");
+        bulletin.set_calling(0, vec![]);
+        changes.changed().await;
+        assert_eq!(*changes.current(), [key("b")]);
+    }
+}
