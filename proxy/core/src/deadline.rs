@@ -152,7 +152,8 @@ pub fn format_grpc_timeout(left: Duration) -> HeaderValue {
         left if left.as_millis() < DIGITS => (left.as_millis(), 'm'),
         left => (u128::from(left.as_secs()).min(DIGITS - 1), 'S'),
     };
-    // Digits and a letter are a legal value.
+    // Eight digits fit, and with a letter they are a legal value. Numbers of 128 bits are slow to write.
+    let amount = u64::try_from(amount).unwrap_or_default();
     HeaderValue::try_from(format!("{amount}{unit}")).unwrap_or(HeaderValue::from_static("0n"))
 }
 
