@@ -1,5 +1,7 @@
 //! Tables: a configuration and some workloads, a question, and the answer in one line.
 
+mod resilience;
+
 use std::collections::BTreeMap;
 
 use outrigger_certs::{SpiffeId, TrustDomain};

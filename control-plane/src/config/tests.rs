@@ -1,3 +1,5 @@
+mod resilience;
+
 use super::*;
 
 fn files(files: &[(&str, &str)]) -> Vec<SourceFile> {

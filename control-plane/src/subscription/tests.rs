@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use outrigger_proto::spec::{
-    Backend, Destination, DestinationKey, Inbound, Protocol, Route, ServicePort, WeightedBackend,
+    Backend, Destination, DestinationKey, Fallback, FallbackOn, FallbackTo, Inbound, Protocol, Route,
+    ServicePort, WeightedBackend,
 };
 use proptest::prelude::*;
 
@@ -17,6 +18,8 @@ struct World {
     destinations: BTreeMap<u16, BTreeSet<u16>>,
     /// Content by the number of the backend.
     backends: BTreeMap<u16, u32>,
+    /// Which backend stands in for which; never in a circle.
+    backups: BTreeMap<u16, u16>,
 }
 
 fn destination_key(number: u16) -> Key {
@@ -69,6 +72,11 @@ impl World {
                 Arc::make_mut(&mut backend.traffic).timeouts.connect = std::time::Duration::from_secs(
                     1 + u64::from(self.backends.get(&number).copied().unwrap_or(0)),
                 );
+                let backup = self.backups.get(&number).map(|backup| Fallback {
+                    on: FallbackOn::default(),
+                    to: FallbackTo::Backend(backend_name(*backup)),
+                });
+                Arc::make_mut(&mut backend.traffic).fallback = backup;
                 Body::Backend(name.clone(), Arc::new(backend))
             }
         };
@@ -113,6 +121,11 @@ enum Op {
         backend: u16,
         to: u32,
     },
+    /// Only to a higher number, so that there is no circle at any moment.
+    Backup {
+        backend: u16,
+        to: u16,
+    },
     Subscribe(u16),
     Unsubscribe(u16),
     Send,
@@ -126,6 +139,7 @@ fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (0..4u16, prop::collection::btree_set(0..5u16, 0..3)).prop_map(|(destination, backends)| Op::Name { destination, backends }),
         2 => (0..5u16, 0..3u32).prop_map(|(backend, to)| Op::Change { backend, to }),
+        2 => (0..5u16, 0..6u16).prop_map(|(backend, to)| Op::Backup { backend, to }),
         2 => (0..4u16).prop_map(Op::Subscribe),
         1 => (0..4u16).prop_map(Op::Unsubscribe),
         4 => Just(Op::Send),
@@ -163,6 +177,14 @@ proptest! {
                 }
                 Op::Change { backend, to } => {
                     world.backends.insert(backend, to);
+                    machine.on_topics(&[Topic::of(&backend_key(backend), &"shop".into())]);
+                }
+                Op::Backup { backend, to } => {
+                    if to > backend {
+                        world.backups.insert(backend, to);
+                    } else {
+                        world.backups.remove(&backend);
+                    }
                     machine.on_topics(&[Topic::of(&backend_key(backend), &"shop".into())]);
                 }
                 Op::Subscribe(number) => {
@@ -234,8 +256,11 @@ proptest! {
             prop_assert!(machine.is_in_sync());
             let mut expected = wanted.clone();
             expected.insert(Key::Inbound);
-            for key in &wanted {
-                expected.extend(world.compile(key).unwrap().backends.iter().cloned().map(Key::Backend));
+            let mut open: Vec<Key> = wanted.iter().cloned().collect();
+            while let Some(key) = open.pop() {
+                let names = world.compile(&key).unwrap().backends.iter().cloned().map(Key::Backend).collect::<Vec<_>>();
+                expected.extend(names.iter().cloned());
+                open.extend(names);
             }
             prop_assert_eq!(proxy.held.keys().cloned().collect::<BTreeSet<_>>(), expected);
             for (key, compiled) in &proxy.held {
@@ -249,6 +274,7 @@ fn world() -> World {
     World {
         destinations: BTreeMap::from([(0, BTreeSet::from([0, 1])), (1, BTreeSet::from([1]))]),
         backends: BTreeMap::new(),
+        backups: BTreeMap::new(),
     }
 }
 
@@ -282,6 +308,35 @@ fn backends_come_and_go_with_the_destinations_that_name_them() {
     assert_eq!(keys(&fourth), ["-backend/shop/b1:80"]);
     machine.on_ack(fourth.nonce).unwrap();
     assert!(machine.is_in_sync());
+}
+
+#[test]
+fn a_backend_that_stands_in_comes_and_goes_with_the_one_that_names_it() {
+    let mut world = world();
+    world.backups = BTreeMap::from([(1, 2), (2, 3)]);
+    let mut machine = subscription(vec![]);
+    machine.on_subscribe(vec![destination_key(1)]).unwrap();
+    let first = machine.poll(true, |key| world.compile(key)).unwrap();
+    let [b1, b2, b3] = [1, 2, 3].map(|number| backend_key(number).to_string());
+    assert_eq!(keys(&first), ["self", "address/10.0.0.1:1001", &b1, &b2, &b3]);
+    machine.on_ack(first.nonce).unwrap();
+
+    // What stands in by way of another one goes with it.
+    world.backups.remove(&1);
+    assert!(machine.on_topics(&[Topic::of(&backend_key(1), &"shop".into())]));
+    let second = machine.poll(true, |key| world.compile(key)).unwrap();
+    assert_eq!(keys(&second), [b1.clone(), format!("-{b2}"), format!("-{b3}")]);
+    machine.on_ack(second.nonce).unwrap();
+    assert!(machine.is_in_sync());
+
+    // Refused for good: whoever needs it waits, with all that leads there.
+    world.backups = BTreeMap::from([(0, 4)]);
+    machine.on_subscribe(vec![destination_key(0)]).unwrap();
+    let third = machine.poll(true, |key| world.compile(key)).unwrap();
+    let position =
+        third.resources.iter().position(|it| it.resource.key == backend_key(4).to_string()).unwrap();
+    machine.on_nack(third.nonce, &[error(&format!("resources[{position}].backend.traffic"))]).unwrap();
+    assert!(machine.poll(true, |key| world.compile(key)).is_none());
 }
 
 #[test]
@@ -391,7 +446,7 @@ fn misuse_is_told() {
 #[test]
 fn a_large_answer_goes_in_parts() {
     let mut machine = subscription(vec![]);
-    let world = World { destinations: BTreeMap::new(), backends: BTreeMap::new() };
+    let world = World::default();
     machine.on_subscribe((0..2000).map(backend_key).collect()).unwrap();
     let mut count = 0;
     let mut parts = 0;
