@@ -49,7 +49,7 @@ fn queue(fields: &mut Fields, from: pb::Queue) -> Option<Queue> {
 fn adaptive(fields: &mut Fields, from: pb::Adaptive) -> Option<Adaptive> {
     let min = fields.at("min", |fields| fields.number(from.min));
     let max = fields.at("max", |fields| fields.number(from.max));
-    if from.min > from.max {
+    if from.max > 0 && from.min > from.max {
         fields.refuse_at("min", format!("{} is above max, {}", from.min, from.max));
     }
     let tolerance_percent =

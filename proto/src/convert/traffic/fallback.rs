@@ -44,8 +44,8 @@ pub(super) fn from_pb(fields: &mut Fields, from: pb::Fallback) -> Option<Fallbac
 
 fn answer_from_pb(fields: &mut Fields, from: pb::Answer) -> Option<Answer> {
     let status = fields.at("status", |fields| {
-        let status = fields.within(from.status, 200..=599);
-        u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())
+        let status = u16::try_from(fields.within(from.status, 200..=599)).ok()?;
+        StatusCode::from_u16(status).ok().filter(|status| !status.is_informational())
     });
     let headers = fields.list("headers", from.headers, MAX_ANSWER_HEADERS, |fields, from| {
         let name = fields.at("name", |fields| {

@@ -284,3 +284,27 @@ fn the_dump_shows_everything_under_its_key() {
     );
     assert!(dump["inbound"]["resource"]["authorization"].is_array());
 }
+
+#[test]
+fn a_backend_that_stands_in_has_to_be_there_and_stays() {
+    use outrigger_proto::spec::{Fallback, FallbackOn, FallbackTo, Traffic};
+
+    let backed = || {
+        let to = FallbackTo::Backend(backend_key("spare"));
+        let fallback = Some(Fallback { on: FallbackOn::default(), to });
+        let traffic = Arc::new(Traffic { fallback, ..Traffic::default() });
+        resource("backed", Body::Backend(backend_key("blue"), Arc::new(Backend { endpoints: vec![], traffic })))
+    };
+    let before = full();
+    assert_eq!(
+        fields(before.apply(update(vec![backed()], &[]))),
+        ["resources[0].backend.traffic.fallback.backend: backend/shop/spare:80 is not there"]
+    );
+    let after = before.apply(update(vec![backed(), backend("spare", &[])], &[])).unwrap();
+    assert_eq!(
+        fields(after.apply(update(vec![], &["backend/shop/spare:80"]))),
+        ["removed[0]: backend/shop/spare:80 still stands in for backend/shop/blue:80"]
+    );
+    let alone = after.apply(update(vec![backend("blue", &[])], &["backend/shop/spare:80"])).unwrap();
+    assert!(alone.backend(&backend_key("spare")).is_none());
+}
