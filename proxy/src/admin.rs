@@ -3,7 +3,7 @@
 //! | door | who reaches it | what it answers |
 //! |---|---|---|
 //! | `--status-address` (15020) | anybody, probes, Prometheus | `/live` `/ready` `/metrics` |
-//! | `--admin-port` (15000) | loopback, so also the application | reading: `/config_dump` `/stats` `/clusters` `/certs` |
+//! | `--admin-port` (15000) | loopback, so also the application | reading: `/config_dump` `/stats` `/clusters` `/limits` `/certs` |
 //! | `STATE_DIR/admin.sock` | the proxy's own user and root | the same, and `POST /drain`, `POST /log?level=…` |
 //!
 //! Loopback is shared with an application that a stranger may talk into making requests, so nothing there changes state
@@ -72,6 +72,7 @@ impl Admin {
             Show::Metrics => self.metrics(),
             Show::Config => Answer::json(&dump::config(&self.ctx)),
             Show::Clusters => Answer::json(&dump::clusters(&self.ctx, &self.ask_workers().await)),
+            Show::Limits => Answer::json(&dump::limits(&self.ctx)),
             Show::Certs => Answer::json(&dump::certs(&self.ctx)),
             Show::Help => Answer::text(StatusCode::OK, &help(door)),
             Show::Drain => {
@@ -158,6 +159,7 @@ enum Show {
     Metrics,
     Config,
     Clusters,
+    Limits,
     Certs,
     Help,
     Drain,
@@ -203,7 +205,14 @@ const PAGES: &[Page] = &[
         method: Method::GET,
         doors: READERS,
         show: Show::Clusters,
-        about: "backends with their endpoints, as each worker sees them",
+        about: "backends with their endpoints, as each worker sees them; circuits with evidence",
+    },
+    Page {
+        path: "/limits",
+        method: Method::GET,
+        doors: READERS,
+        show: Show::Limits,
+        about: "bulkheads and rate limits: what is under way, waits, and is asked for",
     },
     Page {
         path: "/certs",

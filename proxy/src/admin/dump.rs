@@ -73,11 +73,21 @@ pub(super) fn certs(ctx: &Ctx) -> Value {
     })
 }
 
-/// The backends of the snapshot, and what each worker knows about the endpoints it has used.
+/// The backends of the snapshot, circuits with their evidence, and what each worker knows about the endpoints it has
+/// used.
 pub(super) fn clusters(ctx: &Ctx, workers: &[Value]) -> Value {
     let snapshot = ctx.snapshot.load();
     let backends = snapshot.backends().map(|(key, backend)| (key.to_string(), json!(**backend)));
-    json!({ "backends": backends.collect::<serde_json::Map<_, _>>(), "workers": workers })
+    json!({
+        "backends": backends.collect::<serde_json::Map<_, _>>(),
+        "circuits": { "not_closed": ctx.events.standing(), "transitions": ctx.events.recent() },
+        "workers": workers,
+    })
+}
+
+/// Bulkheads and rate limits as they stand.
+pub(super) fn limits(ctx: &Ctx) -> Value {
+    json!({ "bulkheads": ctx.limits.numbers(), "rate_limits": ctx.limits.limiters() })
 }
 
 /// One worker's part of `/clusters`; called on its thread.
@@ -88,6 +98,8 @@ pub(crate) fn endpoints(worker: &Worker) -> Value {
             "cluster": &*state.cluster,
             "address": state.address,
             "identity": state.identity.as_str(),
+            "circuit": state.circuit,
+            "admits": state.admits,
             "in_flight": state.in_flight,
             "latency_us": state.latency.map(|latency| latency.as_micros() as u64),
             "connections": {

@@ -1,11 +1,20 @@
+use std::{
+    num::NonZeroU32,
+    time::{Duration, SystemTime},
+};
+
 use outrigger_certs::KeyRequest;
-use std::time::{Duration, SystemTime};
+use outrigger_core::bulkhead::Config;
+use outrigger_proto::spec::{Cause, Circuit, Outcome, Transition};
 
 use super::*;
 use crate::{
     context::testing::{Made, context},
     drain::Phase,
+    path::rate_limit::testing::limit,
     readiness::Gate,
+    shared_limits::Name,
+    worker::Worker,
 };
 
 fn admin() -> (Admin, Made) {
@@ -31,6 +40,7 @@ async fn each_door_opens_to_its_own_pages_only() {
         ("GET", "/stats", [404, 200, 200]),
         ("GET", "/config_dump", [404, 200, 200]),
         ("GET", "/clusters", [404, 200, 200]),
+        ("GET", "/limits", [404, 200, 200]),
         ("GET", "/certs", [404, 200, 200]),
         ("GET", "/help", [404, 200, 200]),
         ("POST", "/live", [405, 405, 405]),
@@ -139,4 +149,57 @@ async fn the_log_filter_is_changed() {
     }
     assert_eq!(admin.log.with_current(ToString::to_string).unwrap(), "outrigger_proxy::sync=debug,warn");
     drop(layer);
+}
+
+#[tokio::test]
+async fn circuits_come_with_their_evidence_and_limits_with_their_numbers() {
+    let (admin, made) = admin();
+    let worker = Worker::new(Arc::clone(&made.ctx), 0);
+    let outcome = Outcome {
+        ago: Duration::from_millis(5),
+        what: "503".into(),
+        failed: true,
+        latency: Duration::from_millis(2),
+    };
+    made.ctx.events.tell(
+        &worker,
+        Transition {
+            backend: "shop/orders:80".parse().unwrap(),
+            endpoint: "10.0.0.1:80".parse().unwrap(),
+            to: Circuit::Open,
+            cause: Cause::ConsecutiveFailures,
+            at: 1,
+            lasts: Some(Duration::from_secs(30)),
+            times: 1,
+            why: "5 failures in a row (limit 5)".into(),
+            evidence: vec![outcome],
+        },
+    );
+    let page = ask(&admin, Door::Loopback, "GET", "/clusters").await.body;
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    for list in ["not_closed", "transitions"] {
+        let circuit = &page["circuits"][list][0];
+        assert_eq!(circuit["to"], "open");
+        assert_eq!(circuit["endpoint"], "10.0.0.1:80");
+        assert_eq!(circuit["why"], "5 failures in a row (limit 5)");
+        assert_eq!(circuit["evidence"][0]["what"], "503");
+    }
+    let metrics = ask(&admin, Door::Status, "GET", "/metrics").await.body;
+    let transitions = "outrigger_circuit_transitions_total{service=\"shop/orders:80\",to=\"open\",\
+                       cause=\"consecutive-failures\"} 1";
+    assert!(metrics.contains(transitions), "{metrics}");
+    assert!(metrics.contains("outrigger_endpoints_ejected{service=\"shop/orders:80\"} 1"), "{metrics}");
+
+    let config = Config { total: NonZeroU32::new(7), ..Config::default() };
+    let _permit = made.ctx.limits.hall(Name::Port(8080), config).try_admit(&None).unwrap();
+    let rules = [limit("ServerPolicy/shop/orders/all", 5, vec![])];
+    let _rules = made.ctx.limits.rules(&rules);
+    let page = ask(&admin, Door::Loopback, "GET", "/limits").await.body;
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let hall = &page["bulkheads"][0];
+    assert_eq!(
+        (&hall["name"], &hall["in_flight"], &hall["limit"]),
+        (&"port/8080".into(), &1.into(), &7.into())
+    );
+    assert_eq!(page["rate_limits"][0]["policy"]["name"], "ServerPolicy/shop/orders/all");
 }

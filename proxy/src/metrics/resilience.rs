@@ -8,6 +8,8 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use serde::Serialize;
+
 use super::{Count, Family, OTHER, Observed, Registry, Shard, add, make_room, text, text::Page};
 use crate::telemetry::RequestRecord;
 
@@ -33,7 +35,7 @@ pub enum Event {
 }
 
 /// A bulkhead as it stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hall {
     pub name: String,
     pub in_flight: u64,

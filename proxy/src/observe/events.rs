@@ -96,6 +96,14 @@ impl Events {
         record.opinions.values().map(|opinion| opinion.last.clone()).collect()
     }
 
+    /// All that is not closed now, each with the transition that made it so.
+    pub fn standing(&self) -> Vec<Transition> {
+        let mut standing: Vec<_> =
+            self.record().opinions.values().map(|opinion| opinion.last.clone()).collect();
+        standing.sort_by(|a, b| (&a.backend, a.endpoint).cmp(&(&b.backend, b.endpoint)));
+        standing
+    }
+
     /// The newest last.
     pub fn recent(&self) -> Vec<Transition> {
         self.record().recent.iter().cloned().collect()

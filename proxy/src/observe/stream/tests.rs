@@ -1,1 +1,185 @@
+use std::{pin::Pin, rc::Rc};
 
+use futures_util::Stream as Incoming;
+use outrigger_proto::{
+    pb::mesh_server::{Mesh, MeshServer},
+    spec::{self, Cause, Circuit, Fleet, Guidance, Share},
+};
+use tokio::{net::TcpListener, task};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use super::*;
+use crate::{
+    context::testing::context,
+    path::rate_limit::testing::limit,
+    rig::{PATIENCE, run as run_local},
+    worker::Worker,
+};
+
+type Out<T> = Pin<Box<dyn Incoming<Item = Result<T, Status>> + Send>>;
+
+/// A control plane that hands over each stream.
+struct ControlPlane(
+    mpsc::UnboundedSender<(Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>)>,
+);
+
+#[tonic::async_trait]
+impl Mesh for ControlPlane {
+    type ConfigureStream = Out<pb::ConfigureResponse>;
+    type ObserveStream = Out<pb::Guidance>;
+
+    async fn configure(
+        &self,
+        _: Request<Streaming<pb::ConfigureRequest>>,
+    ) -> Result<Response<Self::ConfigureStream>, Status> {
+        Err(Status::unimplemented("configure"))
+    }
+
+    async fn observe(
+        &self,
+        request: Request<Streaming<pb::Observations>>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
+        let (say, said) = mpsc::channel(8);
+        self.0.send((request.into_inner(), say)).unwrap();
+        Ok(Response::new(Box::pin(ReceiverStream::new(said))))
+    }
+}
+
+struct Setup {
+    worker: Rc<Worker>,
+    active: watch::Sender<Option<Active>>,
+    streams:
+        mpsc::UnboundedReceiver<(Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>)>,
+    channel: Channel,
+}
+
+async fn setup() -> Setup {
+    let (streams_in, streams) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let server = Server::builder().add_service(MeshServer::new(ControlPlane(streams_in)));
+    task::spawn_local(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let made = context("");
+    let worker = Worker::new(made.ctx, 0);
+    let active = watch::Sender::new(None);
+    task::spawn_local(run(Arc::clone(&worker.ctx), active.subscribe()));
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    Setup { worker, active, streams, channel }
+}
+
+impl Setup {
+    async fn stream(&mut self) -> (Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>) {
+        timeout(PATIENCE, self.streams.recv()).await.expect("no stream is opened").unwrap()
+    }
+}
+
+/// The first observation that is as wanted.
+async fn hears(
+    stream: &mut Streaming<pb::Observations>,
+    wanted: impl Fn(&Observations) -> bool,
+) -> Observations {
+    let heard = async {
+        loop {
+            let message = stream.message().await.unwrap().expect("the stream has ended");
+            let observed = convert::observations(message).unwrap();
+            if wanted(&observed) {
+                return observed;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("it is never said")
+}
+
+fn opened() -> spec::Transition {
+    spec::Transition {
+        backend: "shop/orders:80".parse().unwrap(),
+        endpoint: "10.0.0.1:80".parse().unwrap(),
+        to: Circuit::Open,
+        cause: Cause::ConsecutiveFailures,
+        at: 1,
+        lasts: Some(Duration::from_secs(30)),
+        times: 1,
+        why: "5 failures in a row (limit 5)".into(),
+        evidence: Vec::new(),
+    }
+}
+
+#[test]
+fn circuits_callees_and_demands_are_told_and_told_again_on_a_new_stream() {
+    run_local(|| async {
+        let mut setup = setup().await;
+        let ctx = Arc::clone(&setup.worker.ctx);
+        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        let (mut stream, _say) = setup.stream().await;
+        ctx.events.tell(&setup.worker, opened());
+        let told = hears(&mut stream, |told| !told.transitions.is_empty()).await;
+        assert_eq!(told.transitions, [opened()]);
+        let orders: BackendKey = "shop/orders:80".parse().unwrap();
+        ctx.bulletin.set_calling(0, vec![orders.clone()]);
+        hears(&mut stream, |told| told.calling == [orders.clone()]).await;
+        let shared =
+            spec::RateLimit { scope: spec::Scope::Shared, ..limit("T/shop/orders/all", 100, vec![]) };
+        let _rules = ctx.limits.rules(&[shared]);
+        let told = hears(&mut stream, |told| !told.demands.is_empty()).await;
+        assert_eq!(&*told.demands[0].limit, "T/shop/orders/all");
+        assert_eq!(told.calling, [orders.clone()], "complete in each message");
+        // Another control plane becomes the active one.
+        setup.active.send_replace(Some(Active { connection: 2, channel: setup.channel.clone() }));
+        let (mut stream, _say) = setup.stream().await;
+        let told = hears(&mut stream, |_| true).await;
+        assert_eq!((told.transitions, told.calling), (vec![opened()], vec![orders]));
+    });
+}
+
+#[test]
+fn guidance_reaches_limits_and_workers() {
+    run_local(|| async {
+        let mut setup = setup().await;
+        let ctx = Arc::clone(&setup.worker.ctx);
+        let mut heard = ctx.bulletin.listen();
+        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        let (_stream, say) = setup.stream().await;
+        let shared =
+            spec::RateLimit { scope: spec::Scope::Shared, ..limit("T/shop/orders/all", 100, vec![]) };
+        let _rules = ctx.limits.rules(&[shared]);
+        let fleet = Fleet {
+            backend: "shop/orders:80".parse().unwrap(),
+            callers: 7,
+            ejected: vec![("10.0.0.1:80".parse().unwrap(), 1)],
+        };
+        let share = Share {
+            limit: "T/shop/orders/all".into(),
+            parts_per_million: 250_000,
+            holders: 4,
+            valid_for: Duration::from_secs(60),
+        };
+        let guidance = Guidance { shares: vec![share], fleets: vec![fleet.clone()] };
+        say.send(Ok(convert::guidance_to_pb(&guidance))).await.unwrap();
+        let Heard::Fleet(told) = timeout(PATIENCE, heard.recv()).await.unwrap().unwrap() else {
+            panic!("nothing else is told")
+        };
+        assert_eq!(*told, fleet);
+        assert_eq!(ctx.limits.limiters()[0]["share_parts_per_million"], 250_000);
+    });
+}
+
+#[test]
+fn a_stream_that_ends_is_opened_again() {
+    run_local(|| async {
+        let mut setup = setup().await;
+        setup.worker.ctx.events.tell(&setup.worker, opened());
+        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        for _ in 0..2 {
+            let (mut stream, say) = setup.stream().await;
+            assert_eq!(hears(&mut stream, |_| true).await.transitions, [opened()]);
+            // Once by an end, and by words that do not hold.
+            drop(say);
+        }
+        let (_stream, say) = setup.stream().await;
+        let share =
+            pb::Share { limit: "x".to_owned(), parts_per_million: 2_000_000, holders: 1, valid_for_ms: 1 };
+        say.send(Ok(pb::Guidance { shares: vec![share], fleets: vec![] })).await.unwrap();
+        setup.stream().await;
+    });
+}
