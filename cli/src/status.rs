@@ -5,7 +5,7 @@ mod report;
 use std::{process::ExitCode, time::SystemTime};
 
 use anyhow::{Context as _, ensure};
-use report::{Proxy, Report, Service};
+use report::{Circuits, Proxy, Report, Service, SharedLimit};
 use serde::Deserialize as _;
 
 use crate::{
@@ -48,6 +48,8 @@ fn describe(report: &Report, base: &str, now: SystemTime) -> String {
         refusals(report),
         Some(proxies(&report.proxies)),
         Some(services(&report.services)),
+        circuits(&report.circuits, now),
+        shared_limits(&report.shared_limits),
     ];
     let sections: Vec<_> = sections.into_iter().flatten().collect();
     sections.join("\n\n") + "\n"
@@ -170,6 +172,47 @@ fn services(services: &[Service]) -> String {
     });
     let header = ["SERVICE", "PORT", "PROTOCOL", "ADDRESS", "ROUTES", "ENDPOINTS"];
     format!("SERVICES ({})\n{}", services.len(), table(header, rows))
+}
+
+/// Nothing where all circuits are closed, as they should be.
+fn circuits(circuits: &[Circuits], now: SystemTime) -> Option<String> {
+    let rows: Vec<_> = circuits
+        .iter()
+        .flat_map(|port| port.circuits.iter().map(move |circuit| (port, circuit)))
+        .flat_map(|(port, circuit)| circuit.opened_by.iter().map(move |opinion| (port, circuit, opinion)))
+        .map(|(port, circuit, opinion)| {
+            [
+                port.service.clone(),
+                circuit.endpoint.clone(),
+                opinion.to.clone(),
+                format!("{} of {}", circuit.opened_by.len(), circuit.callers),
+                opinion.identity.clone(),
+                relative(opinion.at / 1000, now),
+                opinion.why.clone(),
+            ]
+        })
+        .collect();
+    let header = ["SERVICE", "ENDPOINT", "CIRCUIT", "CALLERS", "SEEN BY", "SINCE", "WHY"];
+    (!rows.is_empty()).then(|| format!("CIRCUITS NOT CLOSED ({})\n{}", rows.len(), table(header, rows)))
+}
+
+fn shared_limits(limits: &[SharedLimit]) -> Option<String> {
+    let per_cent = |millionths: u64| format!("{:.1} %", millionths as f64 / 10_000.0);
+    let rows: Vec<_> = limits
+        .iter()
+        .flat_map(|limit| limit.holders.iter().map(move |holder| (limit, holder)))
+        .map(|(limit, holder)| {
+            [
+                limit.limit.clone(),
+                holder.identity.clone(),
+                holder.address.clone(),
+                per_cent(holder.demand),
+                per_cent(holder.share),
+            ]
+        })
+        .collect();
+    let header = ["SHARED LIMIT", "HELD BY", "AT", "DEMAND", "SHARE"];
+    (!rows.is_empty()).then(|| format!("SHARED LIMITS ({})\n{}", limits.len(), table(header, rows)))
 }
 
 #[cfg(test)]

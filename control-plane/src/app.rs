@@ -19,7 +19,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::sleep,
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     config_dir::{ConfigDir, Reading},
     hub::{Hub, Taken},
     metrics::Metrics,
+    observatory::{self, Observatory},
     server, status,
     used_tokens::UsedTokens,
     watch::Watch,
@@ -82,11 +83,13 @@ impl App {
                 tracing::warn!(file = %workloads_file.display(), %error, "known workloads cannot be read");
             }
         }
-        let shared = Arc::new(server::Shared { ca, hub, used_tokens, metrics });
+        let observatory = Arc::new(Observatory::default());
+        let shared = Arc::new(server::Shared { ca, hub, observatory, used_tokens, metrics });
         let serving = watch::Sender::new(false);
         let status_shared = Arc::new(status::Shared {
             ca: shared.ca.clone(),
             hub: shared.hub.clone(),
+            observatory: shared.observatory.clone(),
             metrics: shared.metrics.clone(),
             serving: serving.subscribe(),
             started: Instant::now(),
@@ -147,6 +150,7 @@ impl App {
             let hub = shared.hub.clone();
             async move { hub.run_timers().await }
         });
+        tasks.spawn(observe(shared.clone()));
         tasks.spawn(save(shared.hub.clone(), workloads_file.clone()));
         tasks.spawn(status::serve(status, status_shared));
 
@@ -221,6 +225,16 @@ fn take(shared: &server::Shared, reading: Reading) {
                 tracing::error!("{error}");
             }
         }
+    }
+}
+
+/// Tells proxies what all of them together see.
+async fn observe(shared: Arc<server::Shared>) {
+    let mut ticks = interval(observatory::TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = ticks.tick().await;
+        shared.observatory.on_tick(|name| shared.hub.shared_limit(name), now.into());
     }
 }
 

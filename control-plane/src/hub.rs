@@ -15,15 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_proto::spec::{Key, State, Trust};
+use outrigger_proto::spec::{Key, RateLimit, Scope, State, Trust};
 use tokio::sync::{Notify, watch};
 
 use crate::{
     compile,
     config_dir::Reading,
     index::{Index, Topic, Topics, Workload},
+    observatory::SharedLimit,
     subscription::{Compiled, Outgoing, Refusal, Subscription},
-    workloads::{Effect, Presence, StreamId, Workloads, store::Saved},
+    workloads::{Effect, Phase, Presence, StreamId, Workloads, store::Saved},
 };
 use report::{ConfigurationReport, ProxyRecord};
 
@@ -211,6 +212,34 @@ impl Hub {
             stream.record.on_poll(subscription, update.as_ref(), generation);
         }
         update
+    }
+
+    /// A shared rate limit of the configuration in force, and how many connected workloads it is for. Those of callers are for
+    /// whoever calls, so nobody can say of how many.
+    pub fn shared_limit(&self, name: &str) -> Option<SharedLimit> {
+        let inner = self.lock();
+        let config = inner.index.config();
+        let shared = |limit: &&RateLimit| limit.scope == Scope::Shared && *limit.name == *name;
+        let traffic = || {
+            config.traffic.values().flat_map(|policy| policy.usage.rate_limits.iter().flatten()).find(shared)
+        };
+        let mut server = config.server.values().flat_map(|policy| {
+            let limits = policy.ports.iter().flat_map(|port| port.rate_limits.iter().flatten());
+            limits.map(move |limit| (policy, limit))
+        });
+        if let Some((policy, limit)) = server.find(|(_, limit)| shared(limit)) {
+            // Who is only remembered may be dead, and holds nothing back then.
+            let live = inner.workloads.entries().filter(|entry| {
+                let Presence { id, labels, .. } = &entry.presence;
+                let connected = matches!(entry.phase, Phase::Connected { .. });
+                connected
+                    && id.identity.namespace() == &*policy.name.namespace
+                    && policy.selector.select(labels)
+            });
+            let live = live.count();
+            return Some(SharedLimit { limit: limit.clone(), live: u32::try_from(live).unwrap_or(u32::MAX) });
+        }
+        traffic().map(|limit| SharedLimit { limit: limit.clone(), live: 0 })
     }
 
     /// When streams that were held back by the warm-up are to look again.

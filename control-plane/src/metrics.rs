@@ -42,7 +42,8 @@ pub struct Metrics {
 
 impl Metrics {
     /// The text exposition format.
-    pub fn render(&self, totals: Totals, ready: bool) -> String {
+    /// `observed`: observation streams, and circuits that are not closed.
+    pub fn render(&self, totals: Totals, observed: (usize, usize), ready: bool) -> String {
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, series: &[(&str, u64)]| {
             // Writing to a string cannot fail.
@@ -106,6 +107,9 @@ impl Metrics {
         family("configuration_generation", "gauge", help, &[("", totals.generation)]);
         let help = "Errors in the configuration directory as it is now; 0: it is in force.";
         family("configuration_errors", "gauge", help, &gauge(totals.configuration_errors));
+        family("observation_streams", "gauge", "Observation streams open.", &gauge(observed.0));
+        let help = "Circuits that some caller does not have closed, counted by caller and endpoint.";
+        family("circuits_open", "gauge", help, &gauge(observed.1));
         family("ready", "gauge", "1 when ready.", &gauge(usize::from(ready)));
         text
     }
@@ -119,8 +123,9 @@ mod tests {
     fn every_series_has_help_type_and_value() {
         let metrics = Metrics::default();
         metrics.signed_by_token.add_one();
-        let text = metrics.render(Totals { streams: 3, presence_only: 1, ..Totals::default() }, true);
+        let text = metrics.render(Totals { streams: 3, presence_only: 1, ..Totals::default() }, (2, 5), true);
         assert!(text.contains("outrigger_control_plane_certificates_signed_total{by=\"token\"} 1\n"));
+        assert!(text.contains("outrigger_control_plane_circuits_open 5\n"));
         assert!(text.contains("outrigger_control_plane_streams{role=\"active\"} 2\n"));
         let mut known = "";
         for line in text.lines() {

@@ -18,6 +18,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_proto::spec::BackendKey;
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -32,6 +33,7 @@ use crate::{
         report::{ConfigurationReport, ProxyReport, ServiceReport},
     },
     metrics::Metrics,
+    observatory::{CircuitReport, Observatory, Opinion, ShareReport},
 };
 
 const MAX_CONNECTIONS: usize = 64;
@@ -42,6 +44,7 @@ const LIFE: Duration = Duration::from_secs(300);
 pub struct Shared {
     pub ca: Arc<Ca>,
     pub hub: Arc<Hub>,
+    pub observatory: Arc<Observatory>,
     pub metrics: Arc<Metrics>,
     /// Whether proxies can connect.
     pub serving: watch::Receiver<bool>,
@@ -60,6 +63,18 @@ struct Report {
     configuration: ConfigurationReport,
     proxies: Vec<ProxyReport>,
     services: Vec<ServiceReport>,
+    /// Circuits that are not closed, by service port.
+    circuits: Vec<Circuits>,
+    /// The latest transitions of circuits, the newest first.
+    transitions: Vec<Opinion>,
+    shared_limits: Vec<ShareReport>,
+}
+
+#[derive(Serialize)]
+struct Circuits {
+    /// `NAMESPACE/NAME:PORT`.
+    service: BackendKey,
+    circuits: Vec<CircuitReport>,
 }
 
 /// Serves until dropped.
@@ -108,7 +123,8 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
         "/readyz" if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
         "/metrics" => {
-            let metrics = shared.metrics.render(shared.hub.totals(), reasons.is_empty());
+            let metrics =
+                shared.metrics.render(shared.hub.totals(), shared.observatory.totals(), reasons.is_empty());
             with_type(StatusCode::OK, "text/plain; version=0.0.4", metrics)
         }
         "/status" => match serde_json::to_string_pretty(&shared.report(reasons)) {
@@ -138,6 +154,14 @@ impl Shared {
     }
 
     fn report(&self, reasons: Vec<String>) -> Report {
+        let services = self.hub.services();
+        let keys = services.iter().flat_map(|service| {
+            let key =
+                |port| BackendKey { namespace: service.namespace.clone(), name: service.name.clone(), port };
+            service.ports.iter().map(move |port| key(port.port))
+        });
+        let circuits =
+            keys.map(|service| Circuits { circuits: self.observatory.circuits(&service), service });
         Report {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -146,7 +170,10 @@ impl Shared {
             ca: self.ca.report(),
             configuration: self.hub.configuration(),
             proxies: self.hub.proxies(Instant::now()),
-            services: self.hub.services(),
+            circuits: circuits.filter(|port| !port.circuits.is_empty()).collect(),
+            transitions: self.observatory.history(),
+            shared_limits: self.observatory.shares(),
+            services,
         }
     }
 }

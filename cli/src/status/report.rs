@@ -18,6 +18,48 @@ pub(super) struct Report {
     pub(super) proxies: Vec<Proxy>,
     #[serde(default)]
     pub(super) services: Vec<Service>,
+    #[serde(default)]
+    pub(super) circuits: Vec<Circuits>,
+    #[serde(default)]
+    pub(super) shared_limits: Vec<SharedLimit>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Circuits {
+    pub(super) service: String,
+    pub(super) circuits: Vec<Circuit>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Circuit {
+    pub(super) endpoint: String,
+    pub(super) callers: u64,
+    pub(super) opened_by: Vec<Opinion>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Opinion {
+    pub(super) identity: String,
+    pub(super) to: String,
+    pub(super) why: String,
+    /// Milliseconds since 1970.
+    pub(super) at: i64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SharedLimit {
+    pub(super) limit: String,
+    #[serde(default)]
+    pub(super) holders: Vec<Holder>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Holder {
+    pub(super) identity: String,
+    pub(super) address: String,
+    /// Both in millionths of the limit.
+    pub(super) demand: u64,
+    pub(super) share: u64,
 }
 
 #[derive(Deserialize)]

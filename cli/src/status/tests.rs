@@ -99,3 +99,37 @@ fn a_control_plane_without_configuration_says_why() {
     assert!(told.contains("not ready: no configuration yet\n  configuration in force: none\n"), "{told}");
     assert!(told.ends_with("PROXIES (0)\n\nSERVICES (0)\n"), "{told}");
 }
+
+#[test]
+fn circuits_that_are_not_closed_say_who_thinks_so_and_why() {
+    let told = told(|json| {
+        json["circuits"] = serde_json::json!([
+            {"service": "shop/orders:80", "circuits": [
+                {"endpoint": "10.0.0.2:8080", "callers": 3, "opened_by": [
+                    {"identity": "spiffe://mesh.local/ns/shop/sa/web", "to": "open", "at": 1_050_000,
+                     "why": "5 failures in a row (limit 5)", "evidence": []},
+                ]},
+            ]},
+        ]);
+        json["shared_limits"] = serde_json::json!([
+            {"limit": "ServerPolicy/shop/orders/all", "holders": [
+                {"identity": "spiffe://mesh.local/ns/shop/sa/orders", "address": "10.0.0.2:4000",
+                 "demand": 2_500_000, "share": 970_000},
+            ]},
+        ]);
+    });
+    assert!(
+        told.ends_with(
+            "\
+CIRCUITS NOT CLOSED (1)
+SERVICE         ENDPOINT       CIRCUIT  CALLERS  SEEN BY                             SINCE     WHY
+shop/orders:80  10.0.0.2:8080  open     1 of 3   spiffe://mesh.local/ns/shop/sa/web  10 s ago  5 failures in a row (limit 5)
+
+SHARED LIMITS (1)
+SHARED LIMIT                  HELD BY                                AT             DEMAND   SHARE
+ServerPolicy/shop/orders/all  spiffe://mesh.local/ns/shop/sa/orders  10.0.0.2:4000  250.0 %  97.0 %
+"
+        ),
+        "{told}"
+    );
+}

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Peer, Shared};
+use super::{Peer, Shared, observe};
 use crate::{
     hub::Handle,
     index::{Workload, WorkloadId},
@@ -51,7 +51,7 @@ impl Service {
 #[tonic::async_trait]
 impl Mesh for Service {
     type ConfigureStream = Pin<Box<dyn Stream<Item = Result<pb::ConfigureResponse, Status>> + Send>>;
-    type ObserveStream = Pin<Box<dyn Stream<Item = Result<pb::Guidance, Status>> + Send>>;
+    type ObserveStream = observe::Answers;
 
     async fn configure(
         &self,
@@ -89,31 +89,11 @@ impl Mesh for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    /// Takes what is observed, and has nothing to say to it yet.
     async fn observe(
         &self,
         request: Request<Streaming<pb::Observations>>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
-        if super::peer(&request)?.identity.is_none() {
-            return Err(Status::unauthenticated("a client certificate is required"));
-        }
-        let (guidance, stream) = mpsc::channel(1);
-        let (mut requests, mut stop) = (request.into_inner(), self.stop.clone());
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = super::stopped(&mut stop) => return,
-                    message = requests.message() => {
-                        let Ok(Some(message)) = message else { return };
-                        if let Err(error) = convert::observations(message) {
-                            let _ = guidance.send(Err(invalid(error))).await;
-                            return;
-                        }
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        observe::observe(&self.shared, self.stop.clone(), request)
     }
 }
 

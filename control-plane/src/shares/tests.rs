@@ -7,7 +7,6 @@ use super::*;
 
 mod simulation;
 
-#[expect(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 fn start() -> Instant {
     Instant::now()
 }
