@@ -34,20 +34,20 @@ fn every_broken_observation_gives_its_own_error() {
     check("transitions", "at most 4096", |it| it.transitions = vec![it.transitions[0].clone(); 4_097]);
     check("transitions[0].backend", "not the key", |it| it.transitions[0].backend = "trust".into());
     check("transitions[0].endpoint", "cannot be dialled", |it| {
-        it.transitions[0].endpoint = "10.0.0.1:0".into()
+        it.transitions[0].endpoint = "10.0.0.1:0".into();
     });
     check("transitions[0].to", "missing", |it| it.transitions[0].to = 0);
     check("transitions[0].cause", "unknown", |it| it.transitions[0].cause = 99);
     check("transitions[0].lasts_ms", "longer", |it| it.transitions[0].lasts_ms = u64::MAX);
     check("transitions[0].why", "1025 bytes", |it| it.transitions[0].why = "x".repeat(1_025));
     check("transitions[0].evidence", "at most 10", |it| {
-        it.transitions[0].evidence = vec![Default::default(); 11]
+        it.transitions[0].evidence = vec![Default::default(); 11];
     });
     check("transitions[0].evidence[0].what", "1025 bytes", |it| {
         it.transitions[0].evidence[0].what = "x".repeat(1_025);
     });
     check("transitions[0].evidence[0].ago_us", "longer", |it| {
-        it.transitions[0].evidence[0].ago_us = u64::MAX
+        it.transitions[0].evidence[0].ago_us = u64::MAX;
     });
     check("demands", "at most 4096", |it| it.demands = vec![Default::default(); 4_097]);
     check("demands[0].limit", "empty", |it| it.demands[0].limit.clear());
