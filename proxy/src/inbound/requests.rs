@@ -7,7 +7,7 @@
 //! The caller's deadline ends all of it, the waiting too: work that nobody waits for does not reach the application. What
 //! is left of the time goes on with the request.
 
-use std::{rc::Rc, sync::LazyLock};
+use std::{pin::pin, rc::Rc, sync::LazyLock};
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -70,7 +70,11 @@ async fn forward(
     let upgrade = request::prepare(&mut head, caller)?;
     authorize::request(&caller.worker.snapshot(), &served.identity.peer, served.place.port)?;
     let due = Due::new(exchange, &head.headers, None)?;
-    let permit = due.wait(served.door.request(&caller.worker, exchange, &head)).await??;
+    // Pinned here and in `send` below: what is handed over by value is in the future of the wait once more.
+    let permit = {
+        let admitted = pin!(served.door.request(&caller.worker, exchange, &head));
+        due.wait(admitted).await??
+    };
     due.check(now())?;
     due.deadline.pass_on(None, &mut head.headers, now());
     if let Some(forwarded) = &served.identity.forwarded {
@@ -78,9 +82,11 @@ async fn forward(
     }
     let copy = request::Copy::of(&head, exchange.is_request_over());
     let body = request::body(&mut head, body, exchange);
-    // Dropped at the deadline, and with it the application's connection or stream.
-    let sending = send(served, exchange, request::assemble(head, body), copy);
-    let (lease, mut response) = due.wait(sending).await??;
+    let (lease, mut response) = {
+        // Dropped at the deadline, and with it the application's connection or stream.
+        let sending = pin!(send(served, exchange, request::assemble(head, body), copy));
+        due.wait(sending).await??
+    };
     let mut permits = SmallVec::new();
     if let Some(mut permit) = permit {
         permit.answered(now());
