@@ -325,7 +325,7 @@ fn a_backend_that_stands_in_comes_and_goes_with_the_one_that_names_it() {
     world.backups.remove(&1);
     assert!(machine.on_topics(&[Topic::of(&backend_key(1), &"shop".into())]));
     let second = machine.poll(true, |key| world.compile(key)).unwrap();
-    assert_eq!(keys(&second), [b1.clone(), format!("-{b2}"), format!("-{b3}")]);
+    assert_eq!(keys(&second), [b1, format!("-{b2}"), format!("-{b3}")]);
     machine.on_ack(second.nonce).unwrap();
     assert!(machine.is_in_sync());
 

@@ -20,7 +20,7 @@ pub(super) fn from_kind(path: &Path, written: kinds::LoadBalancer, notes: &mut N
     let at = path.key("hashOn");
     match &hash_on {
         Some(_) if !by_key => {
-            notes.note(&at, "is for maglev and ring-hash alone: this algorithm goes by no key")
+            notes.note(&at, "is for maglev and ring-hash alone: this algorithm goes by no key");
         }
         None if by_key => notes.note(path, "hashOn is required: this algorithm goes by a key"),
         Some(list) if list.is_empty() => notes.note(&at, "is empty: this algorithm goes by a key"),

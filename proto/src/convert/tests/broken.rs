@@ -376,10 +376,10 @@ fn every_broken_backend_gives_its_own_error() {
     });
     check("resources[4].backend.traffic.timeouts.connect_ms", "is 0", |u| timeouts_of(u).connect_ms = 0);
     check("resources[4].backend.traffic.timeouts.connect_ms", "longer", |u| {
-        timeouts_of(u).connect_ms = u64::MAX
+        timeouts_of(u).connect_ms = u64::MAX;
     });
     check("resources[4].backend.traffic.timeouts.request_ms", "longer", |u| {
-        timeouts_of(u).request_ms = u64::MAX
+        timeouts_of(u).request_ms = u64::MAX;
     });
     check("resources[4].backend.traffic.timeouts.idle_ms", "longer", |u| timeouts_of(u).idle_ms = u64::MAX);
 }
