@@ -5,6 +5,10 @@
 //! breakers are raised, because the defaults (1,024 requests) would shed the very load that is to be measured. The
 //! hop's key exchange is set to ours, and resumption is off as with us, so that handshakes are the same work.
 //!
+//! One more port has Envoy's counterparts of every policy of resilience that we have on there: limits, a retry budget,
+//! outlier detection with all detectors, active checks, slow start, retries with a time per try, local rate limits on both
+//! sides. It has none for bulkheads by caller, limits by key without descriptors of its own, and hedging by percentile.
+//!
 //! Nothing here tunes Envoy down: what is not named is Envoy's default.
 
 use std::{net::Ipv4Addr, path::Path};
@@ -27,6 +31,8 @@ const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tc
 const ORIGINAL_DST: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 const FILE_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
+const RATE_LIMIT: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 const DOWNSTREAM_TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -35,6 +41,9 @@ const HTTP_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.http.
 /// SOL_SOCKET and SO_MARK, which Envoy takes as numbers.
 const SOL_SOCKET: u32 = 1;
 const SO_MARK: u32 = 36;
+
+/// The name of what belongs to [`origin::POLICIES_PORT`].
+const POLICIES: &str = "policies";
 
 #[derive(Clone, Copy)]
 enum Side {
@@ -57,7 +66,7 @@ fn bootstrap(side: Side, application: Ipv4Addr, certs: &Path, log: &Path) -> Val
         Side::Client => ("outbound", OUTBOUND_PORT),
         Side::Server => ("inbound", INBOUND_PORT),
     };
-    let http_ports = [("h1", origin::H1_PORT), ("h2", origin::H2_PORT)];
+    let http_ports = [("h1", origin::H1_PORT), ("h2", origin::H2_PORT), (POLICIES, origin::POLICIES_PORT)];
     let mut chains: Vec<Value> =
         http_ports.iter().map(|(cluster, port)| http_chain(side, cluster, *port, certs, log)).collect();
     chains.push(tcp_chain(side, certs, log));
@@ -97,6 +106,9 @@ fn http_chain(side: Side, cluster: &str, port: u16, certs: &Path, log: &Path) ->
         }] },
         "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": { "@type": ROUTER } }],
     });
+    if cluster == POLICIES {
+        all_policies(side, &mut manager);
+    }
     if let Side::Server = side {
         // The application learns its caller, as with us.
         manager["forward_client_cert_details"] = json!("SANITIZE_SET");
@@ -130,8 +142,65 @@ fn chain(side: Side, port: u16, filter: Value, certs: &Path) -> Value {
     chain
 }
 
+fn all_policies(side: Side, manager: &mut Value) {
+    manager["http_filters"] = json!([
+        {
+            "name": "envoy.filters.http.local_ratelimit",
+            "typed_config": {
+                "@type": RATE_LIMIT,
+                "stat_prefix": "all",
+                "token_bucket": { "max_tokens": 1_000_000, "tokens_per_fill": 1_000_000, "fill_interval": "1s" },
+                "filter_enabled": { "default_value": { "numerator": 100 } },
+                "filter_enforced": { "default_value": { "numerator": 100 } },
+            },
+        },
+        { "name": "envoy.filters.http.router", "typed_config": { "@type": ROUTER } },
+    ]);
+    manager["stream_idle_timeout"] = json!("60s");
+    if let Side::Client = side {
+        let route = &mut manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
+        route["retry_policy"] = json!({
+            "retry_on": "gateway-error,reset,connect-failure,refused-stream,retriable-status-codes",
+            "num_retries": 3,
+            "per_try_timeout": "10s",
+            "retry_back_off": { "base_interval": "0.025s", "max_interval": "0.25s" },
+        });
+    }
+}
+
+/// What the caller's cluster has with every policy on.
+fn all_cluster_policies(cluster: &mut Value) {
+    let limit = 1_000;
+    cluster["lb_policy"] = json!("LEAST_REQUEST");
+    cluster["least_request_lb_config"] = json!({ "slow_start_config": { "slow_start_window": "30s" } });
+    cluster["common_lb_config"] = json!({ "healthy_panic_threshold": { "value": 20 } });
+    cluster["circuit_breakers"] = json!({
+        "thresholds": [{
+            "max_connections": limit, "max_pending_requests": limit, "max_requests": limit,
+            "retry_budget": { "budget_percent": { "value": 20 }, "min_retry_concurrency": 10 },
+        }],
+        "per_host_thresholds": [{ "max_connections": limit }],
+    });
+    cluster["outlier_detection"] = json!({
+        "consecutive_5xx": 5,
+        "consecutive_gateway_failure": 5,
+        "enforcing_consecutive_gateway_failure": 100,
+        "enforcing_failure_percentage": 100,
+        "failure_percentage_request_volume": 10,
+        "split_external_local_origin_errors": true,
+        "max_ejection_percent": 50,
+    });
+    cluster["health_checks"] = json!([{
+        "timeout": "1s", "interval": "1s", "unhealthy_threshold": 3, "healthy_threshold": 2,
+        "http_health_check": { "path": "/1k" },
+    }]);
+}
+
 fn http_cluster(side: Side, name: &str, application: Ipv4Addr, port: u16, certs: &Path) -> Value {
     let mut cluster = base_cluster(side, name, application, port, certs);
+    if let (POLICIES, Side::Client) = (name, side) {
+        all_cluster_policies(&mut cluster);
+    }
     cluster["typed_extension_protocol_options"] = json!({
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": HTTP_OPTIONS,

@@ -205,7 +205,8 @@ fn document(plan: &Plan, table: &str, load_before: &str, tls: Option<&str>) -> R
          {rounds} alternating rounds of {seconds} s per row; medians; CPU is the scheduler's count for the sidecar's threads.\n\n\
          Commands, inside the client's pod: `wrk -t1 -cN -dT http://10.96.0.10:8080/1k` (h1 rows; `connect` adds\n\
          `-H 'Connection: close'`; `large` asks for `/1m` on 8 connections), `h2load -t1 -cN -mM -DT http://10.96.0.10:8081/1k`\n\
-         (h2 rows), `outrigger-bench`'s own generators (`rate`, `handshake`, `tcp`, `memory`: `bench/src/open_loop.rs`,\n\
+         (h2 rows), `wrk -t1 -c64 -dT http://10.96.0.10:8082/1k` (`policies`, each time right after the same load without),\n\
+         `outrigger-bench`'s own generators (`rate`, `handshake`, `tcp`, `memory`: `bench/src/open_loop.rs`,\n\
          `stream.rs`). Envoy runs as `envoy -c FILE --concurrency 1` with the configuration of `bench/src/envoy_config.rs`.\n\n\
          {table}",
         rounds = plan.rounds,

@@ -12,6 +12,8 @@ use anyhow::Result;
 
 pub(crate) const H1_PORT: u16 = 8080;
 pub(crate) const H2_PORT: u16 = 8081;
+/// HTTP/1.1 once more, for which the sidecars have every policy of resilience on.
+pub(crate) const POLICIES_PORT: u16 = 8082;
 /// Where [`crate::stream`] listens.
 pub(crate) const TCP_PORT: u16 = 9000;
 
@@ -46,6 +48,7 @@ pub(crate) fn write(dir: &Path) -> Result<PathBuf> {
          \x20 uwsgi_temp_path {dir_text}/uwsgi;\n\
          \x20 scgi_temp_path {dir_text}/scgi;\n\
          \x20 server {{ listen {H1_PORT} backlog=4096; root {www}; }}\n\
+         \x20 server {{ listen {POLICIES_PORT} backlog=4096; root {www}; }}\n\
          \x20 server {{ listen {H2_PORT} http2 backlog=4096; root {www}; http2_max_concurrent_streams 1024; sendfile off; }}\n\
          }}\n"
     );

@@ -27,6 +27,8 @@ pub(crate) enum Row {
     Rate,
     /// HTTP/1.1, a new connection for every request
     Connect,
+    /// HTTP/1.1, 64 connections, every policy of resilience on
+    Policies,
     /// opaque TCP, new connections: a handshake of the mesh each
     Handshake,
     /// HTTP/1.1, bodies of 1 MiB
@@ -67,6 +69,8 @@ enum Shape {
 
 const MOST_CPU: Goal = Goal::RatioAtMost(0.75);
 const LEAST_RATE: Goal = Goal::RatioAtLeast(1.4);
+/// All policies on may cost a tenth more than none.
+const POLICIES_COST: Goal = Goal::AtMost(1.1);
 const IDLE_MIB: Goal = Goal::AtMost(12.0);
 
 /// Requests per second of [`Row::Rate`], well below what any pair can do.
@@ -77,9 +81,32 @@ const IDLE_CONNECTIONS: usize = 1_000;
 impl Row {
     /// Runs the row once and works out its figures.
     pub(crate) fn measure(self, subject: &Subject, duration: Duration) -> Result<Figures> {
-        if self == Self::Memory {
-            return memory(subject);
+        match self {
+            Self::Memory => return memory(subject),
+            Self::Policies if subject.has_sidecars() => return self.beside_none(subject, duration),
+            _ => {}
         }
+        self.measure_once(subject, duration)
+    }
+
+    /// The same load without policies right before it, so that their cost is known and not only the whole.
+    fn beside_none(self, subject: &Subject, duration: Duration) -> Result<Figures> {
+        let none = Self::H1.measure_once(subject, duration)?;
+        let mut figures = self.measure_once(subject, duration)?;
+        let value = |figures: &Figures, name| {
+            figures.iter().find_map(|(metric, value)| (metric.name == name).then_some(*value))
+        };
+        for (name, more) in
+            [("CPU client", "CPU client with / without"), ("CPU server", "CPU server with / without")]
+        {
+            if let (Some(with), Some(without)) = (value(&figures, name), value(&none, name)) {
+                figures.push((Metric { name: more, unit: "x", goal: Some(POLICIES_COST) }, with / without));
+            }
+        }
+        Ok(figures)
+    }
+
+    fn measure_once(self, subject: &Subject, duration: Duration) -> Result<Figures> {
         let before = subject.cpu()?;
         let load = self.load(subject, duration)?;
         let after = subject.cpu()?;
@@ -102,6 +129,9 @@ impl Row {
                     pod,
                     Plan { target, path: "/1k", connections: RATE_CONNECTIONS, rate: RATE, duration },
                 )
+            }
+            Self::Policies => {
+                closed_loop::wrk(pod, &subject.url(origin::POLICIES_PORT, "/1k"), 64, &[], duration)
             }
             Self::Connect => closed_loop::wrk(pod, &h1, 16, &["Connection: close"], duration),
             Self::Handshake => stream::connects(pod, tcp, 4, duration),
@@ -153,7 +183,7 @@ impl Row {
 
     fn shape(self) -> Shape {
         match self {
-            Self::H1 | Self::H1Single | Self::H2 | Self::H2Single => Shape::Requests,
+            Self::H1 | Self::H1Single | Self::H2 | Self::H2Single | Self::Policies => Shape::Requests,
             Self::Rate => Shape::FixedRate,
             Self::Connect | Self::Handshake => Shape::Connections,
             Self::Large | Self::Tcp | Self::Memory => Shape::Bytes,
@@ -162,7 +192,7 @@ impl Row {
 
     /// Whether the project's goals for rate and processor time are about this row.
     fn is_judged(self) -> bool {
-        matches!(self, Self::H1 | Self::H2)
+        matches!(self, Self::H1 | Self::H2 | Self::Policies)
     }
 
     pub(crate) fn title(self) -> String {

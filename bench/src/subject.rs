@@ -263,6 +263,7 @@ spec:
   ports:
   - {name: h1, port: @H1@, targetPort: @H1@, appProtocol: http}
   - {name: h2, port: @H2@, targetPort: @H2@, appProtocol: http2}
+  - {name: policies, port: @POLICIES@, targetPort: @POLICIES@, appProtocol: http}
   - {name: tcp, port: @TCP@, targetPort: @TCP@, appProtocol: tcp}
   selector: {app: server}
 ---
@@ -274,6 +275,42 @@ spec:
   action: allow
   rules:
   - from: {identities: [\"@CLIENT@\"]}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: everything, namespace: bench}
+spec:
+  targetRef: {group: outrigger.dev, kind: MeshService, name: server, port: @POLICIES@}
+  loadBalancer: {algorithm: peak-ewma, slowStart: 30s, panicPercent: 20}
+  timeouts: {connect: 5s, request: 30s, perTry: 10s, responseHeader: 10s, streamIdle: 60s, maxConnectionAge: 1h}
+  bulkhead:
+    upstream: {maxConnections: 1000, maxRequests: 1000}
+    endpoint: {maxConnections: 1000, maxRequests: 1000}
+    route: {maxRequests: 1000}
+    queue: {size: 100, timeout: 1s}
+  outlierEjection: {latency: {percent: 500, minRequests: 20, window: 10s}}
+  healthCheck: {http: {path: /1k}, interval: 1s}
+  retries: {attempts: 3, unsafeMethods: true}
+  hedging: {delay: p95}
+  rateLimit:
+  - {name: all, requests: 1000000, per: 1s, burst: 1000000}
+  - {name: by-path, requests: 1000000, per: 1s, burst: 1000000, key: [{path: {}}]}
+  fallback: {on: [breaker, no-endpoints, timeout, failure, \"500-599\"], answer: {status: 503}}
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: ServerPolicy
+metadata: {name: everything, namespace: bench}
+spec:
+  selector: {app: server}
+  ports:
+  - port: @POLICIES@
+    bulkhead:
+      total: {maxConnections: 1000, maxRequests: 1000}
+      perCaller: {maxConnections: 1000, maxRequests: 1000}
+      queue: {size: 100, timeout: 1s}
+    rateLimit:
+    - {name: all, requests: 1000000, per: 1s, burst: 1000000}
+    - {name: by-caller, requests: 1000000, per: 1s, burst: 1000000, key: [{caller: identity}]}
 ";
 
 fn start_ours(lab: &Lab) -> Result<(Pod, Pod, Sidecars)> {
@@ -281,6 +318,7 @@ fn start_ours(lab: &Lab) -> Result<(Pod, Pod, Sidecars)> {
         .replace("@ADDRESS@", &VIRTUAL.to_string())
         .replace("@H1@", &origin::H1_PORT.to_string())
         .replace("@H2@", &origin::H2_PORT.to_string())
+        .replace("@POLICIES@", &origin::POLICIES_PORT.to_string())
         .replace("@TCP@", &origin::TCP_PORT.to_string())
         .replace("@CLIENT@", pki::CLIENT_ID);
     let mesh = Mesh::builder().file("server.yaml", service).start(lab)?;
