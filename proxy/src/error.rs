@@ -113,10 +113,12 @@ pub fn told(error: &dyn std::error::Error) -> String {
 impl Error {
     /// When it is worth asking again, as far as anybody knows.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::AllEjected { retry_after, .. } => *retry_after,
-            Self::RateLimited(refusal) => Some(refusal.retry_after),
-            _ => None,
+        if let Self::AllEjected { retry_after, .. } = self {
+            *retry_after
+        } else if let Self::RateLimited(refusal) = self {
+            Some(refusal.retry_after)
+        } else {
+            None
         }
     }
 
@@ -127,10 +129,12 @@ impl Error {
 
     /// The bulkhead or rate limit that refused.
     pub fn limit(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::BulkheadFull { name } | Self::QueueTimeout { name, .. } => Some(name),
-            Self::RateLimited(refusal) => Some(&refusal.name),
-            _ => None,
+        if let Self::BulkheadFull { name } | Self::QueueTimeout { name, .. } = self {
+            Some(name)
+        } else if let Self::RateLimited(refusal) = self {
+            Some(&refusal.name)
+        } else {
+            None
         }
     }
 

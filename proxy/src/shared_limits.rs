@@ -352,7 +352,7 @@ impl Drop for Waiting<'_> {
         match state.waiting.remove(&self.ticket) {
             Some(_) => drop(state.bulkhead.cancel(self.ticket, now)),
             None if self.answer.try_recv() == Ok(Told::Granted) => {
-                state.bulkhead.release(self.who, None, now)
+                state.bulkhead.release(self.who, None, now);
             }
             None => {}
         }

@@ -17,12 +17,12 @@ use crate::{
     worker::Worker,
 };
 
+/// Both ends of a stream, as a control plane has them.
+type Ends = (Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>);
 type Out<T> = Pin<Box<dyn Incoming<Item = Result<T, Status>> + Send>>;
 
 /// A control plane that hands over each stream.
-struct ControlPlane(
-    mpsc::UnboundedSender<(Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>)>,
-);
+struct ControlPlane(mpsc::UnboundedSender<Ends>);
 
 #[tonic::async_trait]
 impl Mesh for ControlPlane {
@@ -49,8 +49,7 @@ impl Mesh for ControlPlane {
 struct Setup {
     worker: Rc<Worker>,
     active: watch::Sender<Option<Active>>,
-    streams:
-        mpsc::UnboundedReceiver<(Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>)>,
+    streams: mpsc::UnboundedReceiver<Ends>,
     channel: Channel,
 }
 
@@ -69,7 +68,7 @@ async fn setup() -> Setup {
 }
 
 impl Setup {
-    async fn stream(&mut self) -> (Streaming<pb::Observations>, mpsc::Sender<Result<pb::Guidance, Status>>) {
+    async fn stream(&mut self) -> Ends {
         timeout(PATIENCE, self.streams.recv()).await.expect("no stream is opened").unwrap()
     }
 }
@@ -91,8 +90,8 @@ async fn hears(
     timeout(PATIENCE, heard).await.expect("it is never said")
 }
 
-fn opened() -> spec::Transition {
-    spec::Transition {
+fn opened() -> Transition {
+    Transition {
         backend: "shop/orders:80".parse().unwrap(),
         endpoint: "10.0.0.1:80".parse().unwrap(),
         to: Circuit::Open,
@@ -123,7 +122,7 @@ fn circuits_callees_and_demands_are_told_and_told_again_on_a_new_stream() {
         let _rules = ctx.limits.rules(&[shared]);
         let told = hears(&mut stream, |told| !told.demands.is_empty()).await;
         assert_eq!(&*told.demands[0].limit, "T/shop/orders/all");
-        assert_eq!(told.calling, [orders.clone()], "complete in each message");
+        assert_eq!(told.calling, std::slice::from_ref(&orders), "complete in each message");
         // Another control plane becomes the active one.
         setup.active.send_replace(Some(Active { connection: 2, channel: setup.channel.clone() }));
         let (mut stream, _say) = setup.stream().await;
