@@ -57,7 +57,7 @@ use crate::{
     drain::{Drain, Phase, Schedule},
     metrics,
     observe::{self, Bulletin, Events},
-    path::{accept::Cap, dial},
+    path::{accept::Cap, cache::Caches, dial},
     readiness::{Gate, Readiness},
     shared_limits::SharedLimits,
     store::Store,
@@ -145,6 +145,7 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         events: Events::default(),
         bulletin: Bulletin::default(),
         limits: SharedLimits::default(),
+        caches: Caches::default(),
         config,
     });
     Ok(Prepared { ctx, listeners, socket, certificates, sync, store })

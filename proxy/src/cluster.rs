@@ -32,6 +32,7 @@ use tokio::{sync::Semaphore, task};
 use crate::{
     observe::bulletin::Checked,
     path::{
+        cache,
         pool::{Connections, Numbers},
         upstream::Remote,
     },
@@ -83,6 +84,7 @@ pub struct Cluster {
     pub label: Rc<str>,
     pub live: Rc<Live>,
     pub limits: Limits,
+    pub cache: Option<cache::Shared>,
 }
 
 /// An endpoint as `/clusters` shows it.
@@ -160,7 +162,11 @@ impl Clusters {
             }
         };
         let limits = Limits::of(worker, key.backend(), &backend.traffic);
-        let cluster = Rc::new(Cluster { backend: Arc::clone(backend), label, live, limits });
+        let cache = match (key.backend(), &backend.traffic.cache) {
+            (Some(key), Some(policy)) => Some(worker.ctx.caches.of(key, policy)),
+            _ => None,
+        };
+        let cluster = Rc::new(Cluster { backend: Arc::clone(backend), label, live, limits, cache });
         match key {
             ClusterKey::Backend(key) => self.backends.borrow_mut().insert(key.clone(), Rc::clone(&cluster)),
             ClusterKey::Workload(address) => {
@@ -332,6 +338,15 @@ fn workload(snapshot: &Snapshot, address: SocketAddr) -> Option<Arc<Backend>> {
 fn enlist(endpoints: &[Rc<Endpoint>]) {
     for endpoint in endpoints {
         endpoint.users.set(endpoint.users.get() + 1);
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Whether a request may be answered by somebody else than an endpoint.
+    pub fn has_detour(&self) -> bool {
+        self.cache.is_some() || self.backend.traffic.coalesce || self.backend.traffic.fallback.is_some()
     }
 }
 

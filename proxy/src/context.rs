@@ -8,8 +8,15 @@ use outrigger_certs::Credentials;
 use outrigger_core::snapshot::Snapshot;
 
 use crate::{
-    config::Config, drain::Drain, observe::{Bulletin, Events}, path::accept::Cap, readiness::Readiness, shared::Shared,
-    shared_limits::SharedLimits, sync::Discovery, telemetry::Telemetry,
+    config::Config,
+    drain::Drain,
+    observe::{Bulletin, Events},
+    path::{accept::Cap, cache::Caches},
+    readiness::Readiness,
+    shared::Shared,
+    shared_limits::SharedLimits,
+    sync::Discovery,
+    telemetry::Telemetry,
 };
 
 pub struct Ctx {
@@ -31,6 +38,8 @@ pub struct Ctx {
     pub bulletin: Bulletin,
     /// Limits that hold for the proxy and not for each worker.
     pub limits: SharedLimits,
+    /// Answers kept in memory.
+    pub caches: Caches,
 }
 
 /// A context as `app.rs` would make it, of a proxy that has heard of nobody yet.
@@ -51,7 +60,7 @@ pub(crate) mod testing {
         credentials::Certificates,
         drain::Drain,
         observe::{Bulletin, Events},
-        path::accept::Cap,
+        path::{accept::Cap, cache::Caches},
         readiness::Readiness,
         shared_limits::SharedLimits,
         sync::Sync,
@@ -100,6 +109,7 @@ pub(crate) mod testing {
             events: Events::default(),
             bulletin: Bulletin::default(),
             limits: SharedLimits::default(),
+            caches: Caches::default(),
             config: *config,
         });
         Made { ctx, authority, identity, token }

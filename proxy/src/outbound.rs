@@ -40,7 +40,12 @@ use crate::{
     worker::{Worker, now},
 };
 
+mod detour;
 mod requests;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_hostile;
 
 use requests::Serving;
 pub(crate) use requests::handle;

@@ -4,6 +4,7 @@
 //! is captured here: targets are given as the listeners would give them.
 
 use std::{
+    cell::Cell,
     future::Future,
     net::SocketAddr,
     num::NonZeroU32,
@@ -17,7 +18,7 @@ use outrigger_certs::{Authority, KeyRequest, SpiffeId, TrustDomain};
 use outrigger_core::snapshot::Snapshot;
 use outrigger_proto::spec::{
     Backend, BackendKey, Body, Destination, DestinationKey, EgressPolicy, Endpoint, Inbound, InboundPort,
-    Protocol, Resource, Route, ServicePort, Timeouts, Update,
+    Protocol, Resource, Route, ServicePort, Timeouts, Traffic, Transition, Update,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
@@ -26,6 +27,7 @@ use tokio::{
     task,
     time::timeout,
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     context::{Ctx, testing},
@@ -56,6 +58,8 @@ pub(crate) struct Server {
     pub(crate) mesh: SocketAddr,
     pub(crate) app: TcpListener,
     pub(crate) inbound: Inbound,
+    /// Connections of callers' proxies so far.
+    pub(crate) dials: Rc<Cell<u32>>,
 }
 
 /// Runs a test as a worker runs.
@@ -107,14 +111,17 @@ impl Rig {
         let address = mesh.local_addr().unwrap();
         let application = app.local_addr().unwrap();
         let accepting = Rc::clone(&worker);
+        let dials: Rc<Cell<u32>> = Rc::default();
+        let counting = Rc::clone(&dials);
         task::spawn_local(async move {
             while let Ok((stream, peer)) = mesh.accept().await {
+                counting.set(counting.get() + 1);
                 let target = Target::Serve { application };
                 let worker = Rc::clone(&accepting);
                 task::spawn_local(inbound::connection(worker, Stream::Tcp(stream), peer, target, None));
             }
         });
-        let server = Server { worker, mesh: address, app, inbound: Inbound::default() };
+        let server = Server { worker, mesh: address, app, inbound: Inbound::default(), dials };
         server.publish();
         self.backend.endpoints.push(endpoint(address, "orders"));
         self.servers.push(server);
@@ -147,13 +154,15 @@ impl Rig {
             backend: key.clone(),
         });
         let address = DestinationKey::address(SERVICE.parse().unwrap());
+        let mut backend = self.backend.clone();
+        backend.endpoints.sort_by_key(|endpoint| endpoint.address);
         publish(
             &self.client,
             self.version,
             vec![
                 Body::Inbound(Arc::default()),
                 Body::Destination(address, Arc::new(destination)),
-                Body::Backend(key, Arc::new(self.backend.clone())),
+                Body::Backend(key, Arc::new(backend)),
             ],
         );
     }
@@ -176,13 +185,100 @@ impl Rig {
         self.configure();
     }
 
+    /// Changes how the service is called.
+    pub(crate) fn set_traffic(&mut self, change: impl FnOnce(&mut Traffic)) {
+        change(Arc::make_mut(&mut self.backend.traffic));
+        self.configure();
+    }
+
+    /// Publishes another backend to the caller's proxy, with the same policy's defaults.
+    pub(crate) fn add_backend(&mut self, key: &str, endpoints: Vec<Endpoint>) {
+        self.version += 1;
+        let backend = Backend { endpoints, ..Backend::default() };
+        publish(&self.client, self.version, vec![Body::Backend(key.parse().unwrap(), Arc::new(backend))]);
+    }
+
+    /// Circuits that have changed, the oldest first.
+    pub(crate) fn transitions(&self) -> Vec<Transition> {
+        self.client.ctx.events.recent()
+    }
+
+    /// An endpoint whose proxy has the right certificate and no manners: it accepts, reads a head, and then this.
+    pub(crate) async fn add_rogue(
+        &mut self,
+        alpn: &'static [u8],
+        script: impl Fn(Rogue) + 'static,
+    ) -> SocketAddr {
+        let made = testing::context("--no-capture --serve 127.0.0.1:1=127.0.0.1:2");
+        issue(&self.authority, &made.ctx, &identity("orders"));
+        let config = outrigger_certs::tls::server_config(&made.ctx.credentials, &[alpn]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        task::spawn_local(async move {
+            // What signs for it must live as long.
+            let _made = made;
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = TlsAcceptor::from(Arc::clone(&config)).accept(stream).await {
+                    script(stream);
+                }
+            }
+        });
+        self.backend.endpoints.push(endpoint(address, "orders"));
+        self.configure();
+        address
+    }
+
     /// The application of the first server gets its next connection.
     pub(crate) async fn app(&self) -> TcpStream {
         self.servers[0].accept().await
     }
 }
 
+/// What a rogue endpoint has of a connection.
+pub(crate) type Rogue = TlsStream<TcpStream>;
+
+/// What an application does with a request.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    /// Sends this and goes on.
+    Answer(String),
+    /// Sends this and closes.
+    Last(String),
+    /// Sends this and says no more.
+    Hang(String),
+}
+
 impl Server {
+    /// An application that answers by itself: `script` gets the number of the request, from 0, and its head. Gives the
+    /// count of requests.
+    pub(crate) fn serve(&self, script: impl Fn(u32, &str) -> Reply + 'static) -> Rc<Cell<u32>> {
+        let (listener, script, count) = (self.listener(), Rc::new(script), Rc::new(Cell::new(0)));
+        let counting = Rc::clone(&count);
+        task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (script, count) = (Rc::clone(&script), Rc::clone(&counting));
+                task::spawn_local(async move {
+                    while let Some(head) = next_head(&mut stream).await {
+                        let number = count.replace(count.get() + 1);
+                        let (text, goes_on) = match script(number, &head) {
+                            Reply::Answer(text) => (text, true),
+                            Reply::Last(text) => (text, false),
+                            Reply::Hang(text) => {
+                                let _ = stream.write_all(text.as_bytes()).await;
+                                let _ = stream.read_u8().await;
+                                return;
+                            }
+                        };
+                        if stream.write_all(text.as_bytes()).await.is_err() || !goes_on {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        count
+    }
+
     pub(crate) async fn accept(&self) -> TcpStream {
         timeout(PATIENCE, self.app.accept()).await.expect("nobody dials the application").unwrap().0
     }
@@ -222,6 +318,19 @@ fn publish(worker: &Worker, version: u64, bodies: Vec<Body>) {
     let update = Update { nonce: version, resources: resources.collect(), removed: Vec::new() };
     let snapshot: Snapshot = worker.ctx.snapshot.load().apply(update).unwrap();
     worker.ctx.snapshot.publish(snapshot);
+}
+
+/// The next request's head with its body, by its length; `None` at the end.
+async fn next_head(io: &mut (impl AsyncReadExt + Unpin)) -> Option<String> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(io.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8_lossy(&seen).to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    io.read_exact(&mut body).await.ok()?;
+    Some(head + &String::from_utf8_lossy(&body))
 }
 
 /// Reads until `end` was seen, and returns all of it.

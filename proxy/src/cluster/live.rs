@@ -24,7 +24,7 @@ use outrigger_proto::spec::{Algorithm, Backend, BackendKey, Circuit, Fleet, Tran
 use super::Endpoint;
 use crate::{
     observe::bulletin::Checked,
-    path::balance::Tried,
+    path::{balance::Tried, coalesce::Flights},
     shared_limits::{Kind, Place, Places},
     worker::Worker,
 };
@@ -35,6 +35,8 @@ pub struct Live {
     members: RefCell<Members>,
     pub budget: RefCell<Budget>,
     pub hedger: RefCell<Option<Hedger>>,
+    /// Equal requests under way.
+    pub flights: Rc<Flights>,
     /// HTTP connections to all endpoints, where they are limited.
     pub connections: Cell<u32>,
 }
@@ -95,6 +97,7 @@ impl Live {
             members: RefCell::new(members),
             budget: RefCell::new(Budget::new(&traffic.retries.budget, worker.ctx.config.workers, now)),
             hedger: RefCell::new(traffic.hedging.as_ref().map(|policy| Hedger::new(policy, now))),
+            flights: Rc::default(),
             connections: Cell::new(0),
         }
     }
@@ -148,7 +151,8 @@ impl Live {
     pub(super) fn leave(&self) -> Vec<Rc<Endpoint>> {
         let mut members = self.members.borrow_mut();
         members.breakers.relink(&[], crate::worker::now());
-        members.backend = Arc::new(Backend { traffic: Arc::clone(&members.backend.traffic), ..Backend::default() });
+        members.backend =
+            Arc::new(Backend { traffic: Arc::clone(&members.backend.traffic), ..Backend::default() });
         members.places = Vec::new();
         std::mem::replace(&mut members.endpoints, Endpoints(Vec::new())).0
     }
@@ -301,7 +305,8 @@ impl Members {
         loop {
             let probe = if some_out {
                 let wants = |index: usize| {
-                    let subset = wanted.subset.is_none_or(|subset| *backend.endpoints[index].subset == *subset);
+                    let subset =
+                        wanted.subset.is_none_or(|subset| *backend.endpoints[index].subset == *subset);
                     subset && !tried.contains(&endpoints.0[index]) && has_room(index)
                 };
                 breakers.probe(wants)
@@ -315,9 +320,8 @@ impl Members {
                 };
                 // Who has only failed may do better than nobody.
                 let again = |tried_at: &Rc<Endpoint>| tried.is_lost(tried_at);
-                among(&|endpoint| tried.contains(endpoint)).or_else(|| {
-                    if tried.is_empty() { None } else { among(&again) }
-                })
+                among(&|endpoint| tried.contains(endpoint))
+                    .or_else(|| if tried.is_empty() { None } else { among(&again) })
             });
             let Some(index) = picked else {
                 return Err(self.nobody(wanted, tried, limit.is_some(), now));
@@ -336,8 +340,9 @@ impl Members {
     }
 
     fn nobody(&self, wanted: &Wanted<'_>, tried: &Tried, limited: bool, now: Instant) -> Nobody {
-        let subset =
-            |index: usize| wanted.subset.is_none_or(|subset| *self.backend.endpoints[index].subset == *subset);
+        let subset = |index: usize| {
+            wanted.subset.is_none_or(|subset| *self.backend.endpoints[index].subset == *subset)
+        };
         let matching = || (0..self.endpoints.0.len()).filter(|index| subset(*index));
         if let Some(retry_after) = self.breakers.all_open(now) {
             Nobody::Ejected { retry_after }
@@ -398,9 +403,10 @@ fn picker(worker: &Worker, backend: &Backend, now: Instant) -> Picker {
             weight: endpoint.weight,
             zone: Arc::clone(&endpoint.zone),
             subset: Arc::clone(&endpoint.subset),
-            ready_since: policy.slow_start.and(endpoint.ready_since).and_then(|since| {
-                now.checked_sub(time.saturating_sub(Duration::from_millis(since.get())))
-            }),
+            ready_since: policy
+                .slow_start
+                .and(endpoint.ready_since)
+                .and_then(|since| now.checked_sub(time.saturating_sub(Duration::from_millis(since.get())))),
         })
         .collect();
     Picker::new(policy, &members, &worker.ctx.config.zone, &mut *worker.rng(), now)

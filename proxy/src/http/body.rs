@@ -30,7 +30,10 @@ use outrigger_core::{
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{exchange::Exchange, replay::Cursor, serve::Watch};
-use crate::error::{Error, told};
+use crate::{
+    error::{Error, told},
+    path::cache::Tap,
+};
 
 /// What a caller sends.
 pub struct RequestBody {
@@ -52,6 +55,8 @@ pub struct ResponseBody {
     /// HTTP/2: whoever resets streams that nobody takes.
     watch: Option<Rc<Watch>>,
     idle: Option<Idle>,
+    /// Whoever keeps what goes by.
+    tap: Option<Box<Tap>>,
 }
 
 /// Finds out that nothing moves either way. Its timer is made when an answer is first waited for, and not moved by every
@@ -66,6 +71,8 @@ enum Kind {
     Upstream(Incoming),
     /// The proxy's own words.
     Own(Bytes),
+    /// From memory; the last piece first.
+    Stored(Vec<Bytes>),
 }
 
 /// Why a body broke off.
@@ -172,7 +179,8 @@ impl ResponseBody {
     /// `idle`: how long nothing may move either way.
     pub fn upstream(body: Incoming, exchange: Rc<Exchange>, idle: Option<Duration>) -> Self {
         let idle = idle.map(|within| Idle { within, timer: None, moved: 0 });
-        let this = Self { kind: Kind::Upstream(body), exchange: Some(exchange), watch: None, idle };
+        let this =
+            Self { kind: Kind::Upstream(body), exchange: Some(exchange), watch: None, idle, tap: None };
         if this.is_end_stream() {
             // hyper does not poll a body that says it is over.
             this.ends(true);
@@ -181,12 +189,27 @@ impl ResponseBody {
     }
 
     pub fn own(text: Bytes, exchange: Rc<Exchange>) -> Self {
-        Self { kind: Kind::Own(text), exchange: Some(exchange), watch: None, idle: None }
+        Self { kind: Kind::Own(text), exchange: Some(exchange), watch: None, idle: None, tap: None }
+    }
+
+    /// Pieces that are here already, none of them empty.
+    pub fn stored(mut pieces: Vec<Bytes>, exchange: Rc<Exchange>) -> Self {
+        pieces.reverse();
+        Self { kind: Kind::Stored(pieces), exchange: Some(exchange), watch: None, idle: None, tap: None }
+    }
+
+    /// Lets somebody else see what goes by.
+    pub fn tap(&mut self, mut tap: Tap) {
+        if self.is_end_stream() {
+            tap.finish();
+        } else if tap.is_needed() {
+            self.tap = Some(Box::new(tap));
+        }
     }
 
     /// Before a connection becomes something else.
     pub fn none() -> Self {
-        Self { kind: Kind::Own(Bytes::new()), exchange: None, watch: None, idle: None }
+        Self { kind: Kind::Own(Bytes::new()), exchange: None, watch: None, idle: None, tap: None }
     }
 
     pub(super) fn watch(&mut self, watch: Rc<Watch>) {
@@ -227,11 +250,22 @@ impl Body for ResponseBody {
             },
             Kind::Own(text) if text.is_empty() => None::<Result<_, hyper::Error>>,
             Kind::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
+            Kind::Stored(pieces) => pieces.pop().map(|piece| Ok(Frame::data(piece))),
         };
         if let Some(watch) = &this.watch {
             watch.hands(true);
         }
         let Some(exchange) = &this.exchange else { return Poll::Ready(frame.map(|frame| Ok(frame?))) };
+        if let Some(tap) = &mut this.tap {
+            match &frame {
+                None => tap.finish(),
+                Some(Ok(frame)) => match frame.data_ref() {
+                    Some(data) => tap.push(data),
+                    None => tap.spoil(),
+                },
+                Some(Err(_)) => tap.spoil(),
+            }
+        }
         match &frame {
             None => exchange.answer_ends(true),
             Some(Err(error)) => exchange.answer_breaks(Reason::UpstreamReset, told(error)),
@@ -244,6 +278,9 @@ impl Body for ResponseBody {
                 }
                 if this.is_end_stream() {
                     exchange.answer_ends(true);
+                    if let Some(tap) = &mut this.tap {
+                        tap.finish();
+                    }
                 }
             }
         }
@@ -254,6 +291,7 @@ impl Body for ResponseBody {
         match &self.kind {
             Kind::Upstream(body) => body.is_end_stream(),
             Kind::Own(text) => text.is_empty(),
+            Kind::Stored(pieces) => pieces.is_empty(),
         }
     }
 
@@ -261,6 +299,7 @@ impl Body for ResponseBody {
         match &self.kind {
             Kind::Upstream(body) => body.size_hint(),
             Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Stored(pieces) => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
         }
     }
 }

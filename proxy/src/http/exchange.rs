@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Uri, header, request};
+use http::{HeaderValue, Method, Uri, Version, header, request};
 use outrigger_certs::SpiffeId;
 use outrigger_core::{headers, outlier::What, verdict::Reason};
 use outrigger_proto::spec::{Endpoint, Route};
@@ -179,6 +179,11 @@ impl Exchange {
     /// Since when there is no more of the request to come. `None`: there is.
     pub fn request_over_since(&self) -> Option<Instant> {
         self.request_over_at.get()
+    }
+
+    /// Of the caller's connection.
+    pub fn version(&self) -> Version {
+        if self.caller.http2 { Version::HTTP_2 } else { Version::HTTP_11 }
     }
 
     /// Bytes of both bodies so far.

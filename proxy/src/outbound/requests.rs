@@ -10,7 +10,7 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use http::{Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use outrigger_core::{
@@ -19,6 +19,7 @@ use outrigger_core::{
 };
 use outrigger_proto::spec::DestinationKey;
 
+use super::detour::{self, Taps};
 use crate::{
     cluster::Cluster,
     error::Error,
@@ -30,10 +31,11 @@ use crate::{
     path::{
         attempt::Answered,
         balance::Asked,
-        bulkhead::{self, Permits},
+        bulkhead::{self, Halls, Permits},
         deadline::Due,
         rate_limit::{self, Asking},
-        respond, retry,
+        respond,
+        retry::{self, Plan},
         route::{self, Chosen},
     },
     shared::Held,
@@ -65,21 +67,44 @@ impl Serving {
 }
 
 pub(crate) async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let (head, body) = request.into_parts();
-    let has_body = !body.is_end_stream();
-    let exchange = Exchange::new(&serving.caller, &head, has_body, now());
-    match forward(&serving, &exchange, head, body).await {
+    let (exchange, departing) = set_out(&serving, request);
+    let answered = match departing {
+        Ok(departing) => departing.go(&exchange).await,
+        Err(error) => Err(error),
+    };
+    match answered {
         Ok(response) => response,
         Err(error) => respond::refuse(&exchange, &error),
     }
 }
 
-async fn forward(
+/// A request that knows where it goes.
+enum Departing {
+    Straight {
+        cluster: Rc<Cluster>,
+        plan: Plan,
+        asked: Asked,
+        halls: Option<Halls>,
+        caller_half: Option<OnUpgrade>,
+    },
+    Detour(Rc<Cluster>, Box<Outgoing>),
+}
+
+/// Everything that needs no wait. No `async fn`, because whatever is alive in one makes every request's future larger.
+fn set_out(serving: &Serving, request: Request<Incoming>) -> (Rc<Exchange>, Result<Departing, Error>) {
+    let (head, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let exchange = Exchange::new(&serving.caller, &head, has_body, now());
+    let departing = depart(serving, &exchange, head, body);
+    (exchange, departing)
+}
+
+fn depart(
     serving: &Serving,
     exchange: &Rc<Exchange>,
     mut head: Parts,
     body: Incoming,
-) -> Result<Response<ResponseBody>, Error> {
+) -> Result<Departing, Error> {
     let caller = &serving.caller;
     let caller_half = request::prepare(&mut head, caller)?;
     let (snapshot, destination) = serving.current();
@@ -91,19 +116,61 @@ async fn forward(
     let due = Due::new(exchange, &head.headers, timeout)?;
     limit(exchange, &cluster, &head)?;
     let asked = Asked::of(&caller.worker, &cluster.backend.traffic, &head, caller.address);
-    let mut plan = retry::Plan::new(exchange, &cluster, head, body, due, caller_half.is_some());
-    let permits = match halls {
-        None => Permits::new(),
-        Some(halls) => {
-            plan.began = None;
+    if cluster.has_detour() {
+        let outgoing = Box::new(Outgoing { head, body, due, asked, halls, caller_half });
+        return Ok(Departing::Detour(cluster, outgoing));
+    }
+    let plan = Plan::new(exchange, &cluster, head, body, due, caller_half.is_some(), false);
+    Ok(Departing::Straight { cluster, plan, asked, halls, caller_half })
+}
+
+impl Departing {
+    async fn go(self, exchange: &Rc<Exchange>) -> Result<Response<ResponseBody>, Error> {
+        match self {
+            Self::Straight { cluster, plan, asked, halls, caller_half } => {
+                let (answered, permits) = send(exchange, &cluster, &asked, halls, plan).await?;
+                let pass = Pass { cookie: asked.cookie, caller_half, taps: None };
+                pass_on(exchange, &cluster, answered, permits, pass)
+            }
             // Boxed, because few requests need it and all would be larger by it.
-            let permits = Box::pin(due.wait(halls.admit(exchange))).await??;
-            due.check(now())?;
-            permits
+            Self::Detour(cluster, outgoing) => Box::pin(detour::forward(exchange, &cluster, *outgoing)).await,
         }
-    };
-    let answered = retry::send(exchange, &cluster, &asked, plan).await?;
-    pass_on(exchange, &cluster, answered, permits, asked, caller_half)
+    }
+}
+
+/// Through the bulkheads, and from attempt to attempt.
+pub(super) async fn send(
+    exchange: &Rc<Exchange>,
+    cluster: &Rc<Cluster>,
+    asked: &Asked,
+    halls: Option<Halls>,
+    mut plan: Plan,
+) -> Result<(Answered, Permits), Error> {
+    let mut permits = Permits::new();
+    if let Some(halls) = halls {
+        plan.began = None;
+        permits = Box::pin(plan.due.wait(halls.admit(exchange))).await??;
+        plan.due.check(now())?;
+    }
+    Ok((retry::send(exchange, cluster, asked, plan).await?, permits))
+}
+
+/// A request that takes the detour.
+pub(super) struct Outgoing {
+    pub(super) head: Parts,
+    pub(super) body: Incoming,
+    pub(super) due: Due,
+    pub(super) asked: Asked,
+    pub(super) halls: Option<Halls>,
+    pub(super) caller_half: Option<OnUpgrade>,
+}
+
+/// What an answer needs besides itself.
+pub(super) struct Pass {
+    pub(super) cookie: Option<HeaderValue>,
+    /// The caller's side of an upgrade.
+    pub(super) caller_half: Option<OnUpgrade>,
+    pub(super) taps: Option<Taps>,
 }
 
 /// The rate limits of the backend's policy.
@@ -118,14 +185,14 @@ fn limit(exchange: &Exchange, cluster: &Cluster, head: &Parts) -> Result<(), Err
 }
 
 /// The upstream's answer, checked and made what the caller gets.
-fn pass_on(
+pub(super) fn pass_on(
     exchange: &Rc<Exchange>,
     cluster: &Cluster,
     answered: Answered,
     mut permits: Permits,
-    asked: Asked,
-    caller_half: Option<OnUpgrade>,
+    pass: Pass,
 ) -> Result<Response<ResponseBody>, Error> {
+    let Pass { cookie, caller_half, taps } = pass;
     let Answered { mut response, lease, trial, .. } = answered;
     let address = lease.address();
     let switched = caller_half.is_some() && request::switches(&response, exchange);
@@ -144,7 +211,8 @@ fn pass_on(
     if let Some(reason) = request::told_reason(&head.headers) {
         exchange.blame(reason, "said the other side's proxy");
     }
-    if let Some(cookie) = asked.cookie {
+    let tap = taps.map(|taps| taps.begin(cluster, head.status, &head.headers));
+    if let Some(cookie) = cookie {
         head.headers.append(header::SET_COOKIE, cookie);
     }
     let now = now();
@@ -159,6 +227,9 @@ fn pass_on(
         upgrade::join(Rc::clone(exchange), caller_half, upstream_half, timeouts.idle, until);
         return Ok(Response::from_parts(head, ResponseBody::none()));
     }
-    let body = ResponseBody::upstream(body, Rc::clone(exchange), timeouts.stream_idle);
+    let mut body = ResponseBody::upstream(body, Rc::clone(exchange), timeouts.stream_idle);
+    if let Some(tap) = tap {
+        body.tap(tap);
+    }
     Ok(Response::from_parts(head, body))
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     num::NonZeroU32,
+    pin::pin,
     rc::Rc,
     time::{Instant, SystemTime},
 };
@@ -72,8 +73,13 @@ pub async fn once(
     let timeouts = &cluster.backend.traffic.timeouts;
     let number = exchange.attempts.get() + 1;
     let dispatched = sending.began.take().unwrap_or_else(now);
-    let picked =
-        cluster.live.pick(worker, &sending.asked.wanted(), &sending.tried.borrow(), Kind::Request, dispatched);
+    let picked = cluster.live.pick(
+        worker,
+        &sending.asked.wanted(),
+        &sending.tried.borrow(),
+        Kind::Request,
+        dispatched,
+    );
     let Picked { endpoint, trial, place } = picked.map_err(Unanswered::Nobody)?;
     exchange.attempts.set(number);
     exchange.goes_to(&endpoint.spec);
@@ -87,14 +93,16 @@ pub async fn once(
     let terms = Terms::of(cluster, worker.ctx.config.workers.get());
     let mut leased = None;
     let mut unsent = Some(request);
-    let attempt = async {
-        let lease = leased.insert(connections.lease(worker, &terms).await?);
-        Ok::<_, Error>(match unsent.take() {
-            Some(request) => lease.send(request).await,
-            None => return Err(Error::Internal("a request was sent twice")),
-        })
+    let result = {
+        let attempt = pin!(async {
+            let lease = leased.insert(connections.lease(worker, &terms).await?);
+            match unsent.take() {
+                Some(request) => Ok(lease.send(request).await),
+                None => Err(Error::Internal("a request was sent twice")),
+            }
+        });
+        Clock::new(exchange, due, timeouts, dispatched).run(attempt).await
     };
-    let result = Clock::new(exchange, due, timeouts, dispatched).run(attempt).await;
     let (failure, error, request) = match (result, leased) {
         (Ok(Ok(Ok(response))), Some(lease)) => {
             let answer = read(exchange, &response);

@@ -6,17 +6,18 @@
 
 use std::{
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt as _, future::Either};
 use http::HeaderMap;
 use outrigger_core::{
     deadline::{Deadline, Told},
     verdict::Reason,
 };
 use outrigger_proto::spec::Timeouts;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout_at};
 
 use crate::{error::Error, http::exchange::Exchange, worker::now};
 
@@ -24,6 +25,7 @@ use crate::{error::Error, http::exchange::Exchange, worker::now};
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     pub deadline: Deadline,
+    told: Told,
     limit: Option<Duration>,
 }
 
@@ -43,18 +45,18 @@ pub struct Clock<'a> {
 impl Due {
     /// Fails at once if the caller's own deadline has passed already. `limit`: the request timeout.
     pub fn new(exchange: &Exchange, fields: &HeaderMap, limit: Option<Duration>) -> Result<Self, Error> {
-        let deadline = Deadline::new(Told::of(fields), limit, exchange.started);
-        let this = Self { deadline, limit };
+        let told = Told::of(fields);
+        let deadline = Deadline::new(told, limit, exchange.started);
+        let this = Self { deadline, told, limit };
         if deadline.is_expired(exchange.started) { Err(this.error()) } else { Ok(this) }
     }
 
-    /// The same caller's deadline with another limit from now on.
-    pub fn with_limit(&self, fields: &HeaderMap, limit: Option<Duration>, started: Instant, now: Instant) -> Self {
+    /// The same caller's deadline, with another limit that begins now.
+    pub fn with_limit(&self, limit: Option<Duration>, started: Instant, now: Instant) -> Self {
         let passed = now.saturating_duration_since(started);
-        let told = Told::of(fields);
         let left = |told: Option<Duration>| told.map(|told| told.saturating_sub(passed));
-        let told = Told { mesh: left(told.mesh), grpc: left(told.grpc) };
-        Self { deadline: Deadline::new(told, limit, now), limit }
+        let told = Told { mesh: left(self.told.mesh), grpc: left(self.told.grpc) };
+        Self { deadline: Deadline::new(told, limit, now), told: self.told, limit }
     }
 
     pub fn check(&self, now: Instant) -> Result<(), Error> {
@@ -69,13 +71,15 @@ impl Due {
     }
 
     /// Lets something run until the deadline.
-    pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Error> {
+    ///
+    /// No `async fn`, which would keep the future twice.
+    pub fn wait<F: Future>(&self, future: F) -> impl Future<Output = Result<F::Output, Error>> + use<F> {
         match self.deadline.at() {
-            None => Ok(future.await),
-            Some(at) => match tokio::time::timeout_at(at.into(), future).await {
-                Ok(output) => Ok(output),
-                Err(_) => Err(self.error()),
-            },
+            None => Either::Left(future.map(Ok)),
+            Some(at) => {
+                let error = self.error();
+                Either::Right(timeout_at(at.into(), future).map(|output| output.map_err(|_| error)))
+            }
         }
     }
 }
@@ -88,8 +92,7 @@ impl<'a> Clock<'a> {
     }
 
     /// Lets the attempt run until one of its times is over.
-    pub async fn run<F: Future>(mut self, attempt: F) -> Result<F::Output, Error> {
-        let mut attempt = pin!(attempt);
+    pub async fn run<F: Future>(mut self, mut attempt: Pin<&mut F>) -> Result<F::Output, Error> {
         let Ok(Some(first)) = self.look(self.dispatched) else { return Ok(attempt.await) };
         let mut timer = pin!(sleep_until(first.into()));
         loop {

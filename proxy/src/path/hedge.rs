@@ -104,5 +104,7 @@ fn better(earlier: Result<Answered, Unanswered>, later: Answered) -> Result<Answ
 }
 
 fn is_good(answered: &Answered) -> bool {
-    answered.answer.status < 500 && answered.answer.status != 429 && answered.answer.grpc.is_none_or(|code| code == 0)
+    answered.answer.status < 500
+        && answered.answer.status != 429
+        && answered.answer.grpc.is_none_or(|code| code == 0)
 }

@@ -190,7 +190,9 @@ pub fn judge(failure: Failure, error: &Error, fresh: bool) -> Ended {
             Ended::Failure(What::Reset)
         }
         Reason::UpstreamProtocol => Ended::Failure(What::Invalid),
-        Reason::RequestTimeout | Reason::ResponseTimeout | Reason::StreamIdle => Ended::Failure(What::Timeout),
+        Reason::RequestTimeout | Reason::ResponseTimeout | Reason::StreamIdle => {
+            Ended::Failure(What::Timeout)
+        }
         // Closed while idle, going away, or nothing that the endpoint had a part in.
         _ => Ended::Ignored,
     }
@@ -202,7 +204,9 @@ fn said_by_its_proxy(reason: Reason) -> Ended {
         Reason::ConnectFailed | Reason::ConnectTimeout => Ended::ConnectFailed,
         Reason::UpstreamReset => Ended::Failure(What::Reset),
         Reason::UpstreamProtocol => Ended::Failure(What::Invalid),
-        Reason::RequestTimeout | Reason::ResponseTimeout | Reason::StreamIdle => Ended::Failure(What::Timeout),
+        Reason::RequestTimeout | Reason::ResponseTimeout | Reason::StreamIdle => {
+            Ended::Failure(What::Timeout)
+        }
         _ => Ended::Ignored,
     }
 }

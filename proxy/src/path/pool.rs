@@ -335,7 +335,13 @@ impl Connections {
         inner.pool.on_connect_failed(dial, now());
     }
 
-    fn connected(&self, dial: DialId, sender: Sender, lasts: u32, counted: Option<Counted>) -> Option<ConnId> {
+    fn connected(
+        &self,
+        dial: DialId,
+        sender: Sender,
+        lasts: u32,
+        counted: Option<Counted>,
+    ) -> Option<ConnId> {
         let mut inner = self.inner.borrow_mut();
         let streams = if self.http2 { STREAMS_UNTIL_SETTINGS } else { 1 };
         let id = inner.pool.on_connected(dial, streams, now())?;
@@ -475,7 +481,9 @@ impl Terms {
         if cluster.live.connections.get() >= *most
             && !(cluster.live.close_idle(worker) && cluster.live.connections.get() < *most)
         {
-            return Err(Error::BulkheadFull { name: format!("upstream/{}/connections", cluster.label).into() });
+            return Err(Error::BulkheadFull {
+                name: format!("upstream/{}/connections", cluster.label).into(),
+            });
         }
         Ok(Some(Counted::new(cluster)))
     }

@@ -15,6 +15,7 @@ use outrigger_core::{
     retry::{Attempts, Failure, Moment, Next, Traits, field},
     verdict::Retry,
 };
+use outrigger_proto::spec::Retries;
 use tokio::task;
 
 use super::{
@@ -37,16 +38,24 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 pub struct Plan {
     pub request: Box<Request<RequestBody>>,
     /// Enough of it to send it again; `None`: it is never sent twice.
-    pub copy: Option<request::Copy>,
-    pub received: field::Received,
-    pub traits: Traits,
+    pub copy: Option<Rc<request::Copy>>,
+    received: field::Received,
+    traits: Traits,
     pub due: Due,
     /// When it came, if nothing was waited for since.
     pub began: Option<Instant>,
 }
 
+/// What is kept of a request beyond its plan.
+#[derive(Clone)]
+pub struct Spare {
+    copy: Rc<request::Copy>,
+    received: field::Received,
+    traits: Traits,
+}
+
 impl Plan {
-    /// `upgrade`: it asks for its connection to become something else.
+    /// `upgrade`: it asks for its connection to become something else. `spare`: a backup may want it too.
     pub fn new(
         exchange: &Rc<Exchange>,
         cluster: &Cluster,
@@ -54,6 +63,7 @@ impl Plan {
         body: Incoming,
         due: Due,
         upgrade: bool,
+        spare: bool,
     ) -> Self {
         let began = Some(exchange.started);
         let traffic = &cluster.backend.traffic;
@@ -62,8 +72,7 @@ impl Plan {
         let room = u64::from(traffic.retries.buffer_bytes);
         // A body that waits for the upstream's word is not there to be sent again.
         let replayable = !upgrade
-            && (bodyless
-                || (body.size_hint().lower() <= room && !head.headers.contains_key(header::EXPECT)));
+            && (bodyless || (body.size_hint().lower() <= room && !head.headers.contains_key(header::EXPECT)));
         let mut traits = Traits {
             replayable,
             idempotency_key: field::has_idempotency_key(&head.headers),
@@ -73,7 +82,10 @@ impl Plan {
         // Others are kept only to be sent elsewhere when they were refused unread, and only if that costs nothing.
         let harmless = bodyless && exchange.method.is_idempotent();
         let keep = replayable
-            && (harmless || attempts.may_resend() || (traffic.hedging.is_some() && attempts.may_hedge()));
+            && (harmless
+                || spare
+                || attempts.may_resend()
+                || (traffic.hedging.is_some() && attempts.may_hedge()));
         if !keep {
             traits.replayable = replayable && attempts.may_resend();
             let body = request::body(&mut head, body, exchange);
@@ -85,7 +97,34 @@ impl Plan {
             Some(replay) => RequestBody::kept(replay.cursor(), Rc::clone(exchange)),
             None => RequestBody::empty(Rc::clone(exchange)),
         };
-        Self { request: request::assemble(head, body), copy: Some(copy), received, traits, due, began }
+        let copy = Some(Rc::new(copy));
+        Self { request: request::assemble(head, body), copy, received, traits, due, began }
+    }
+
+    /// The same request once more, for another upstream or in another way. `None`: it is not here any more.
+    pub fn again(&self) -> Option<Spare> {
+        let copy = Rc::clone(self.copy.as_ref()?);
+        Some(Spare { copy, received: self.received, traits: self.traits })
+    }
+}
+
+impl Spare {
+    /// Whether it does no harm that somebody may have acted on it already.
+    pub fn is_repeatable(&self, exchange: &Exchange, policy: &Retries) -> bool {
+        exchange.method.is_idempotent() || self.traits.idempotency_key || policy.unsafe_methods
+    }
+
+    /// `None`: there was more of it than is kept.
+    pub fn plan(&self, exchange: &Rc<Exchange>, due: Due) -> Option<Plan> {
+        let Self { copy, received, traits } = self.clone();
+        copy.is_whole().then(|| Plan {
+            request: copy.request(exchange),
+            copy: Some(copy),
+            received,
+            traits,
+            due,
+            began: None,
+        })
     }
 }
 
@@ -133,7 +172,8 @@ pub async fn send(
         let (next, unsent, error) = match result {
             Ok(answered) => {
                 // Nothing is asked about the answers that are good.
-                let good = answered.answer.status < 400 && answered.answer.grpc.is_none_or(|code| code == 0);
+                let good = answered.response.status().is_success()
+                    && answered.answer.grpc.is_none_or(|code| code == 0);
                 let next = if good {
                     None
                 } else {

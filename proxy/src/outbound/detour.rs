@@ -1,0 +1,205 @@
+//! The way of a request whose backend has a cache, joins equal requests, or has something to fall back on.
+//!
+//! ```text
+//!  cache ─┬─ fresh ──────────────────────────────────────────────────────▶ answer
+//!         └─ else ─▶ equal one under way? ─┬─ its answer ────────────────▶ answer
+//!                                          └─▶ send ─┬─ still holds ─────▶ answer from memory
+//!                                                    ├─ good ────────────▶ answer, taken down on its way
+//!                                                    └─ bad ─▶ stale? backup? static answer? ─▶ answer
+//! ```
+
+use std::rc::Rc;
+
+use http::{HeaderMap, Response, StatusCode};
+use outrigger_core::{
+    coalesce::Key,
+    fallback::{Step, steps},
+};
+use outrigger_proto::spec::{BackendKey, FallbackTo};
+
+use super::requests::{self, Outgoing, Pass, send};
+use crate::{
+    cluster::Cluster,
+    error::Error,
+    http::{body::ResponseBody, exchange::Exchange},
+    path::{
+        attempt::Answered,
+        bulkhead::{self, Permits},
+        cache::{self, Found, Memory, Tap, View},
+        coalesce::{Joined, Leader},
+        deadline::Due,
+        fallback,
+        retry::{self, Plan, Spare},
+    },
+    worker::now,
+};
+
+type Sent = Result<(Answered, Permits), Error>;
+
+/// What is to become of an answer that goes to the caller.
+pub(super) struct Taps {
+    view: View,
+    memory: Memory,
+    leader: Option<Leader>,
+}
+
+pub(super) async fn forward(
+    exchange: &Rc<Exchange>,
+    cluster: &Rc<Cluster>,
+    outgoing: Outgoing,
+) -> Result<Response<ResponseBody>, Error> {
+    let Outgoing { head, body, due, asked, halls, caller_half } = outgoing;
+    let traffic = &cluster.backend.traffic;
+    let notes = &exchange.notes;
+    let upgrade = caller_half.is_some();
+    let view = View::of(&head, !exchange.is_request_over());
+    let mut memory = match &cluster.cache {
+        None => Memory::Bypass,
+        Some(shared) => match cache::look(shared, &view.with(&head.headers)) {
+            Found::Answer(hit) => {
+                notes.cache.set(Some(if hit.is_stale() { "stale" } else { "hit" }));
+                return Ok(cache::answer(exchange, &hit));
+            }
+            Found::Nothing => {
+                let fields = HeaderMap::new();
+                return Ok(cache::respond(exchange, StatusCode::GATEWAY_TIMEOUT, fields, Vec::new()));
+            }
+            Found::Ask(memory) => memory,
+        },
+    };
+    if !matches!(memory, Memory::Bypass) {
+        notes.cache.set(Some("miss"));
+    }
+    let mut leader = None;
+    if traffic.coalesce
+        && !upgrade
+        && let Some(key) = Key::of(&view.with(&head.headers))
+    {
+        match due.wait(cluster.live.flights.join(key)).await? {
+            Joined::Leader(leads) => leader = Some(leads),
+            Joined::Alone => {}
+            Joined::Answered(answer) => {
+                notes.cache.set(Some("coalesced"));
+                let body = answer.body.chunks().to_vec();
+                return Ok(cache::respond(exchange, answer.status, answer.headers.clone(), body));
+            }
+        }
+        due.check(now())?;
+    }
+    let backup = traffic.fallback.as_ref().is_some_and(|policy| matches!(policy.to, FallbackTo::Backend(_)));
+    let mut plan = Plan::new(exchange, cluster, head, body, due, upgrade, backup);
+    plan.began = None;
+    let spare = plan.again();
+    if let Memory::Stale { stale, conditional } = &mut memory {
+        *conditional = stale.set_conditions(plan.request.headers_mut());
+    }
+    let mut sent = send(exchange, cluster, &asked, halls, plan).await;
+    if let Some(shared) = &cluster.cache
+        && let Ok((answered, _)) = &sent
+        && answered.response.status() == StatusCode::NOT_MODIFIED
+        && let Some(stale) = memory.take_asked()
+    {
+        match cache::confirm(shared, stale, answered.response.headers()) {
+            Ok(hit) => {
+                notes.cache.set(Some("revalidated"));
+                let answer = cache::answer(exchange, &hit);
+                give_up(sent, leader);
+                return Ok(answer);
+            }
+            // It was about another one: asked once more, without conditions.
+            Err(pending) => {
+                memory = Memory::Pending(pending);
+                if let Some(plan) = spare.as_ref().and_then(|spare| spare.plan(exchange, due)) {
+                    give_up(sent, None);
+                    sent = send(exchange, cluster, &asked, None, plan).await;
+                }
+            }
+        }
+    }
+    let cause = fallback::cause(sent.as_ref().map(|(answered, _)| answered));
+    for step in steps(traffic.fallback.as_ref(), cause) {
+        match step {
+            Step::Stale => {
+                let Some(hit) = memory.for_error() else { continue };
+                notes.fallback.set(Some("stale"));
+                notes.cache.set(Some("stale"));
+                give_up(sent, leader);
+                return Ok(cache::answer(exchange, &hit));
+            }
+            Step::Answer(answer) => {
+                notes.fallback.set(Some("answer"));
+                give_up(sent, leader);
+                return Ok(fallback::answer(exchange, answer));
+            }
+            Step::Backend(key) => {
+                let safe = |spare: &Spare| {
+                    fallback::is_untouched(cause) || spare.is_repeatable(exchange, &traffic.retries)
+                };
+                let spare = spare.as_ref().filter(|spare| safe(spare));
+                let Some((backup, plan)) = spare.and_then(|spare| to_backup(exchange, key, spare, due))
+                else {
+                    continue;
+                };
+                notes.fallback.set(Some("backend"));
+                give_up(sent, leader);
+                plan.due.check(now())?;
+                exchange.routed.borrow_mut().service = Some(Rc::clone(&backup.label));
+                let halls = bulkhead::of(&backup, &exchange.caller.worker, None);
+                let (answered, permits) = send(exchange, &backup, &asked, halls, plan).await?;
+                let pass = Pass { cookie: None, caller_half, taps: None };
+                return requests::pass_on(exchange, &backup, answered, permits, pass);
+            }
+        }
+    }
+    let (answered, permits) = match sent {
+        Ok(sent) => sent,
+        Err(error) => {
+            give_up(Err(error.clone()), leader);
+            return Err(error);
+        }
+    };
+    let taps = Some(Taps { view, memory, leader });
+    requests::pass_on(exchange, cluster, answered, permits, Pass { cookie: asked.cookie, caller_half, taps })
+}
+
+/// The backup, and the request as it goes there: with a request timeout of its own, and what is left of the caller's.
+fn to_backup(
+    exchange: &Rc<Exchange>,
+    key: &BackendKey,
+    spare: &Spare,
+    due: Due,
+) -> Option<(Rc<Cluster>, Plan)> {
+    let worker = &exchange.caller.worker;
+    let snapshot = worker.snapshot();
+    let backup = worker.clusters.backend(worker, key, snapshot.backend(key)?);
+    let due = due.with_limit(backup.backend.traffic.timeouts.request, exchange.started, now());
+    let plan = spare.plan(exchange, due)?;
+    Some((backup, plan))
+}
+
+/// The caller gets something else, and whoever waited for this goes its own way.
+fn give_up(sent: Sent, leader: Option<Leader>) {
+    if let Ok((answered, _)) = sent {
+        retry::discard(answered);
+    }
+    if let Some(leader) = leader {
+        leader.failed();
+    }
+}
+
+impl Taps {
+    /// At the head of the answer, as the caller gets it.
+    pub(super) fn begin(self, cluster: &Cluster, status: StatusCode, headers: &HeaderMap) -> Tap {
+        let Self { view, memory, leader } = self;
+        let leader = leader.and_then(|leader| leader.begin(status, headers));
+        if view.changes(status) {
+            cluster.live.flights.seal(&view.authority, &view.path);
+        }
+        let recorder = cluster.cache.as_ref().and_then(|shared| {
+            cache::invalidate(shared, &view, status, headers);
+            let recorder = cache::record(shared, memory, status, headers)?;
+            Some((recorder, shared.clone()))
+        });
+        Tap { recorder, leader }
+    }
+}
