@@ -16,12 +16,14 @@ use outrigger_proxy::{
     },
     credentials::Certificates,
     metrics::Registry,
+    observe::stream::Active,
     readiness::Readiness,
     shared::Shared,
     store::Store,
     sync::{Discovery, Standing, Sync},
 };
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Duration, Instant, sleep},
 };
@@ -34,6 +36,8 @@ pub(crate) struct Proxy {
     pub(crate) discovery: Discovery,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) metrics: Arc<Registry>,
+    /// The connection that observations go by.
+    pub(crate) active: watch::Receiver<Option<Active>>,
     /// Dropped, they end.
     _tasks: JoinSet<()>,
 }
@@ -114,7 +118,7 @@ impl Setup {
             config.state_dir.as_deref().map(|directory| Arc::new(Store::new(directory, identity.clone())));
         let kept = store.as_ref().map(|store| store.load()).unwrap_or_default();
         let sync = Sync::new(&config, &identity, certificates.handle(), kept);
-        let (snapshot, discovery) = (sync.snapshot(), sync.discovery());
+        let (snapshot, discovery, active) = (sync.snapshot(), sync.discovery(), sync.active());
         let credentials = certificates.handle().credentials();
         let readiness = Readiness::new();
         readiness.met(outrigger_proxy::readiness::Gate::Listeners);
@@ -125,7 +129,7 @@ impl Setup {
         }
         tasks.spawn(certificates.run(readiness.clone(), Arc::clone(&metrics)));
         tasks.spawn(sync.run(readiness.clone(), Arc::clone(&metrics)));
-        Proxy { readiness, snapshot, discovery, credentials, metrics, _tasks: tasks }
+        Proxy { readiness, snapshot, discovery, credentials, metrics, active, _tasks: tasks }
     }
 }
 

@@ -204,6 +204,8 @@ async fn another_control_plane_takes_over_within_a_second() {
         assert!(state.ready);
     }
     proxy.stands([Standing::Active, Standing::Standby]).await;
+    let connection = || proxy.active.borrow().as_ref().map(|active| active.connection);
+    let observed = connection().expect("observations go to the active one");
 
     let address = first.kill();
     let (mut stream, took) = timed(second.stream()).await;
@@ -218,6 +220,7 @@ async fn another_control_plane_takes_over_within_a_second() {
     let mut first = ControlPlane::restart(&ca, address);
     assert!(first.stream().await.hello.presence_only);
     proxy.stands([Standing::Standby, Standing::Active]).await;
+    assert!(connection().is_some_and(|now| now != observed), "they have moved with it");
 }
 
 #[tokio::test]
