@@ -40,7 +40,7 @@ pub async fn resolve(worker: &Worker, key: &DestinationKey) -> Result<Known, Err
     // Listening before asking, so that no answer is missed.
     let mut changes = worker.ctx.snapshot.changes();
     worker.ctx.discovery.want(key);
-    if !worker.ctx.discovery.is_connected() {
+    if !worker.ctx.discovery.may_answer() {
         // It is asked for as soon as there is somebody to ask.
         return Err(unknown(key));
     }

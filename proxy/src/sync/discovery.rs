@@ -14,9 +14,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use hashbrown::HashSet;
+use outrigger_core::limits::RESOLVE_TIMEOUT;
 use outrigger_proto::spec::DestinationKey;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -38,6 +40,9 @@ struct Inner {
     control_planes: Mutex<Vec<ControlPlane>>,
     news: Notify,
     connected: AtomicBool,
+    began: Instant,
+    /// Milliseconds after `began` when the last connection was lost; 0: none was.
+    lost: AtomicU64,
 }
 
 /// How we stand with one control plane, for the admin pages.
@@ -94,6 +99,8 @@ impl Discovery {
             control_planes: Mutex::default(),
             news: Notify::new(),
             connected: AtomicBool::new(false),
+            began: Instant::now(),
+            lost: AtomicU64::new(0),
         }))
     }
 
@@ -128,8 +135,14 @@ impl Discovery {
     }
 
     /// Whether a control plane is answering: if not, an unknown destination will stay unknown for now.
-    pub fn is_connected(&self) -> bool {
-        self.0.connected.load(Relaxed)
+    /// Whether an answer may come within [`RESOLVE_TIMEOUT`]: there is a connection, or there was one a moment ago and the
+    /// next control plane, or a restarted one, is about to take over.
+    pub fn may_answer(&self) -> bool {
+        let since_lost = || match self.0.lost.load(Relaxed) {
+            0 => None,
+            lost => Some(self.0.began.elapsed().saturating_sub(Duration::from_millis(lost))),
+        };
+        self.0.connected.load(Relaxed) || since_lost().is_some_and(|since| since < RESOLVE_TIMEOUT)
     }
 
     /// In the order of the list that was configured.
@@ -144,7 +157,10 @@ impl Discovery {
     }
 
     pub(super) fn set_connected(&self, connected: bool) {
-        self.0.connected.store(connected, Relaxed);
+        if self.0.connected.swap(connected, Relaxed) && !connected {
+            let lost = self.0.began.elapsed().as_millis();
+            self.0.lost.store(u64::try_from(lost).unwrap_or(u64::MAX).max(1), Relaxed);
+        }
     }
 
     /// Waits until there may be news.
@@ -248,6 +264,23 @@ mod tests {
         assert!(uses.contains(&key(1)));
         assert_eq!((1..1_000).filter(|port| uses.contains(&key(*port))).count(), 1);
         assert!(!discovery.take_uses().contains(&key(1)));
+    }
+
+    #[test]
+    fn an_answer_may_come_while_connected_and_for_a_moment_after() {
+        let discovery = Discovery::new();
+        assert!(!discovery.may_answer(), "it was never connected");
+        discovery.set_connected(true);
+        assert!(discovery.may_answer());
+        discovery.set_connected(false);
+        assert!(discovery.may_answer());
+        // As if it had been lost when the proxy started, long ago.
+        discovery.0.lost.store(1, Relaxed);
+        let end = Instant::now() + 2 * RESOLVE_TIMEOUT;
+        while discovery.may_answer() {
+            assert!(Instant::now() < end, "it goes on for ever");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[tokio::test]
