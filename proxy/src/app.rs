@@ -234,7 +234,7 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
     let registry = || Arc::clone(&ctx.telemetry.metrics);
     guard(&ctx, Gate::Certificate, certificates.run(ctx.readiness.clone(), registry()));
     task::spawn_local(observe::stream::run(Arc::clone(&ctx), sync.active()));
-    task::spawn_local(observe::stream::prune(Arc::clone(&ctx)));
+    task::spawn_local(observe::stream::keep(Arc::clone(&ctx)));
     guard(&ctx, Gate::Configuration, sync.run(ctx.readiness.clone(), registry()));
 
     if workers.listening().await.is_ok() {

@@ -4,7 +4,9 @@
 //! them up.
 //!
 //! - Start and end: [`app`] (runtimes and order), [`config`], [`readiness`], [`drain`].
-//! - Shared state: [`context`] (per process), [`worker`] (per thread), [`shared`] (how one reaches the other).
+//! - Shared state: [`context`] (per process), [`worker`] (per thread), [`shared`] (how one reaches the other),
+//!   [`shared_limits`] (bulkheads and rate limits).
+//! - Of others: [`health`] (active checks), [`observe`] (what proxies tell each other).
 //! - From outside: [`sync`] (configuration), [`credentials`] (certificates), [`store`] and [`identity_dir`] (disk).
 //! - To outside: [`telemetry`] into [`metrics`] and [`access_log`]; [`admin`].
 //! - [`init`]: the redirect rules, a program of its own that shares only the binary.

@@ -74,13 +74,22 @@ pub async fn run(ctx: Arc<Ctx>, mut active: watch::Receiver<Option<Active>>) {
     }
 }
 
-/// Forgets, as time goes by, what the configuration does not have any more.
-pub async fn prune(ctx: Arc<Ctx>) {
+/// Keeps what is shared in step with the configuration: begins with new limits at once, and forgets what is not there any
+/// more as time goes by.
+pub async fn keep(ctx: Arc<Ctx>) {
+    let mut changes = ctx.snapshot.changes();
+    let mut prune = interval(PRUNE);
+    prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        sleep(PRUNE).await;
-        let snapshot = ctx.snapshot.load();
-        ctx.events.prune(&snapshot);
-        ctx.limits.prune(&snapshot);
+        ctx.limits.adopt(&ctx.snapshot.load());
+        tokio::select! {
+            () = changes.changed() => {}
+            _ = prune.tick() => {
+                let snapshot = ctx.snapshot.load();
+                ctx.events.prune(&snapshot);
+                ctx.limits.prune(&snapshot);
+            }
+        }
     }
 }
 

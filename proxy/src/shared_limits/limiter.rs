@@ -37,15 +37,28 @@ pub struct Rules(Box<[Rule]>);
 impl SharedLimits {
     /// The limiters of these rules, made or changed to what they say now. For when a policy is new, not for each request.
     pub fn rules(&self, policies: &[RateLimit]) -> Rules {
-        let mut limiters = lock(&self.limiters);
-        let rules = policies.iter().map(|policy| {
-            let limiter = limiters
-                .entry(Arc::clone(&policy.name))
-                .or_insert_with(|| Arc::new(Limiter::new(policy.clone())));
-            limiter.set_policy(policy);
-            Rule { policy: policy.clone(), limiter: Arc::clone(limiter) }
-        });
+        let rules =
+            policies.iter().map(|policy| Rule { policy: policy.clone(), limiter: self.limiter(policy) });
         Rules(rules.collect())
+    }
+
+    /// Makes the limiters of all shared limits of a configuration, so that this proxy has its share of each before
+    /// somebody asks. One that has not heard of its share admits the whole limit.
+    pub fn adopt(&self, snapshot: &Snapshot) {
+        let shared = |limit: &&RateLimit| limit.scope == Scope::Shared;
+        for_each_policy(snapshot, |policies| {
+            policies.iter().filter(shared).for_each(|policy| drop(self.limiter(policy)));
+            false
+        });
+    }
+
+    fn limiter(&self, policy: &RateLimit) -> Arc<Limiter> {
+        let mut limiters = lock(&self.limiters);
+        let made = || Arc::new(Limiter::new(policy.clone()));
+        let limiter = Arc::clone(limiters.entry(Arc::clone(&policy.name)).or_insert_with(made));
+        drop(limiters);
+        limiter.set_policy(policy);
+        limiter
     }
 
     /// How much shared limits are asked for, sorted by name.
@@ -86,10 +99,14 @@ impl SharedLimits {
 }
 
 fn is_configured(snapshot: &Snapshot, name: &str) -> bool {
-    let has = |limits: &[RateLimit]| limits.iter().any(|limit| &*limit.name == name);
+    for_each_policy(snapshot, |limits| limits.iter().any(|limit| &*limit.name == name))
+}
+
+/// Looks at all rate limits of a configuration until `found` says so; whether it did.
+fn for_each_policy(snapshot: &Snapshot, mut found: impl FnMut(&[RateLimit]) -> bool) -> bool {
     let mut ports = snapshot.inbound().into_iter().flat_map(|inbound| inbound.spec.ports.values());
-    ports.any(|port| port.limits.as_ref().is_some_and(|limits| has(&limits.rate_limits)))
-        || snapshot.backends().any(|(_, backend)| has(&backend.traffic.rate_limits))
+    ports.any(|port| port.limits.as_ref().is_some_and(|limits| found(&limits.rate_limits)))
+        || snapshot.backends().any(|(_, backend)| found(&backend.traffic.rate_limits))
 }
 
 impl Limiter {

@@ -132,6 +132,31 @@ fn circuits_callees_and_demands_are_told_and_told_again_on_a_new_stream() {
 }
 
 #[test]
+fn a_shared_limit_is_told_of_before_anybody_asks() {
+    run_local(|| async {
+        let mut setup = setup().await;
+        let ctx = Arc::clone(&setup.worker.ctx);
+        task::spawn_local(keep(Arc::clone(&ctx)));
+        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        let (mut stream, _say) = setup.stream().await;
+        let shared =
+            spec::RateLimit { scope: spec::Scope::Shared, ..limit("S/shop/orders/all", 100, vec![]) };
+        let own = limit("S/shop/orders/own", 100, vec![]);
+        let limits = spec::PortLimits { rate_limits: vec![own, shared], ..spec::PortLimits::default() };
+        let port = spec::InboundPort { limits: Some(Arc::new(limits)), ..spec::InboundPort::default() };
+        let inbound =
+            spec::Inbound { ports: [(8080.try_into().unwrap(), port)].into(), ..Default::default() };
+        let body = spec::Body::Inbound(Arc::new(inbound));
+        let resources = vec![spec::Resource { version: "1".into(), body }];
+        let update = spec::Update { nonce: 1, resources, removed: Vec::new() };
+        ctx.snapshot.publish(ctx.snapshot.load().apply(update).unwrap());
+        let told = hears(&mut stream, |told| !told.demands.is_empty()).await;
+        assert_eq!((told.demands.len(), &*told.demands[0].limit), (1, "S/shop/orders/all"));
+        assert_eq!(told.demands[0].thousandths_per_second, 0);
+    });
+}
+
+#[test]
 fn guidance_reaches_limits_and_workers() {
     run_local(|| async {
         let mut setup = setup().await;
