@@ -313,6 +313,7 @@ impl Clusters {
             }
             cluster.live.sweep(worker, now());
         }
+        worker.ctx.caches.prune();
         let endpoints: Vec<_> = self.endpoints.borrow().values().cloned().collect();
         for endpoint in endpoints {
             endpoint.sweep(worker);

@@ -18,7 +18,6 @@ use http::{HeaderValue, Method, Uri, Version, header, request};
 use outrigger_certs::SpiffeId;
 use outrigger_core::{headers, outlier::What, verdict::Reason};
 use outrigger_proto::spec::{Endpoint, Route};
-use smallvec::SmallVec;
 
 use super::watched::Vitals;
 use crate::{
@@ -98,7 +97,7 @@ pub struct Hold {
     pub lease: Option<Lease>,
     pub trial: Option<Trial>,
     /// Places in bulkheads.
-    pub permits: SmallVec<[Permit; 2]>,
+    pub permits: Vec<Permit>,
 }
 
 // === impl Caller ===

@@ -17,7 +17,6 @@ use outrigger_core::{
     verdict::Retry,
 };
 use outrigger_proto::spec::{Retries, Timeouts};
-use smallvec::SmallVec;
 
 use super::Place;
 use crate::{
@@ -87,7 +86,7 @@ async fn forward(
         let sending = pin!(send(served, exchange, request::assemble(head, body), copy));
         due.wait(sending).await??
     };
-    let mut permits = SmallVec::new();
+    let mut permits = Vec::new();
     if let Some(mut permit) = permit {
         permit.answered(now());
         permits.push(permit);

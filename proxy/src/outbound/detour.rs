@@ -15,9 +15,9 @@ use outrigger_core::{
     coalesce::Key,
     fallback::{Step, steps},
 };
-use outrigger_proto::spec::{BackendKey, FallbackTo};
+use outrigger_proto::spec::BackendKey;
 
-use super::requests::{self, Outgoing, Pass, send};
+use super::requests::{self, Departing, Pass, send};
 use crate::{
     cluster::Cluster,
     error::Error,
@@ -45,17 +45,17 @@ pub(super) struct Taps {
 
 pub(super) async fn forward(
     exchange: &Rc<Exchange>,
-    cluster: &Rc<Cluster>,
-    outgoing: Outgoing,
+    departing: &mut Departing,
 ) -> Result<Response<ResponseBody>, Error> {
-    let Outgoing { head, body, due, asked, halls, caller_half } = outgoing;
+    let Departing { cluster, plan, asked, halls, caller_half } = departing;
+    let Some(mut plan) = plan.take() else { return Err(Error::Internal("a request was sent twice")) };
+    let due = plan.due;
     let traffic = &cluster.backend.traffic;
     let notes = &exchange.notes;
-    let upgrade = caller_half.is_some();
-    let view = View::of(&head, !exchange.is_request_over());
+    let view = View::of(&plan.request, !exchange.is_request_over());
     let mut memory = match &cluster.cache {
         None => Memory::Bypass,
-        Some(shared) => match cache::look(shared, &view.with(&head.headers)) {
+        Some(shared) => match cache::look(shared, &view.with(plan.request.headers())) {
             Found::Answer(hit) => {
                 notes.cache.set(Some(if hit.is_stale() { "stale" } else { "hit" }));
                 return Ok(cache::answer(exchange, &hit));
@@ -72,8 +72,8 @@ pub(super) async fn forward(
     }
     let mut leader = None;
     if traffic.coalesce
-        && !upgrade
-        && let Some(key) = Key::of(&view.with(&head.headers))
+        && caller_half.is_none()
+        && let Some(key) = Key::of(&view.with(plan.request.headers()))
     {
         match due.wait(cluster.live.flights.join(key)).await? {
             Joined::Leader(leads) => leader = Some(leads),
@@ -86,14 +86,12 @@ pub(super) async fn forward(
         }
         due.check(now())?;
     }
-    let backup = traffic.fallback.as_ref().is_some_and(|policy| matches!(policy.to, FallbackTo::Backend(_)));
-    let mut plan = Plan::new(exchange, cluster, head, body, due, upgrade, backup);
     plan.began = None;
     let spare = plan.again();
     if let Memory::Stale { stale, conditional } = &mut memory {
         *conditional = stale.set_conditions(plan.request.headers_mut());
     }
-    let mut sent = send(exchange, cluster, &asked, halls, plan).await;
+    let mut sent = send(exchange, cluster, asked, halls.take(), Some(plan)).await;
     if let Some(shared) = &cluster.cache
         && let Ok((answered, _)) = &sent
         && answered.response.status() == StatusCode::NOT_MODIFIED
@@ -111,7 +109,7 @@ pub(super) async fn forward(
                 memory = Memory::Pending(pending);
                 if let Some(plan) = spare.as_ref().and_then(|spare| spare.plan(exchange, due)) {
                     give_up(sent, None);
-                    sent = send(exchange, cluster, &asked, None, plan).await;
+                    sent = send(exchange, cluster, asked, None, Some(plan)).await;
                 }
             }
         }
@@ -145,8 +143,8 @@ pub(super) async fn forward(
                 plan.due.check(now())?;
                 exchange.routed.borrow_mut().service = Some(Rc::clone(&backup.label));
                 let halls = bulkhead::of(&backup, &exchange.caller.worker, None);
-                let (answered, permits) = send(exchange, &backup, &asked, halls, plan).await?;
-                let pass = Pass { cookie: None, caller_half, taps: None };
+                let (answered, permits) = send(exchange, &backup, asked, halls, Some(plan)).await?;
+                let pass = Pass { cookie: None, caller_half: caller_half.take(), taps: None };
                 return requests::pass_on(exchange, &backup, answered, permits, pass);
             }
         }
@@ -159,7 +157,8 @@ pub(super) async fn forward(
         }
     };
     let taps = Some(Taps { view, memory, leader });
-    requests::pass_on(exchange, cluster, answered, permits, Pass { cookie: asked.cookie, caller_half, taps })
+    let pass = Pass { cookie: asked.cookie.take(), caller_half: caller_half.take(), taps };
+    requests::pass_on(exchange, cluster, answered, permits, pass)
 }
 
 /// The backup, and the request as it goes there: with a request timeout of its own, and what is left of the caller's.

@@ -67,10 +67,14 @@ impl Serving {
 }
 
 pub(crate) async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let (exchange, departing) = set_out(&serving, request);
-    let answered = match departing {
-        Ok(departing) => departing.go(&exchange).await,
-        Err(error) => Err(error),
+    let (exchange, mut departing) = set_out(&serving, request);
+    let answered = match &mut departing {
+        // Boxed, because few requests need it and all would be larger by it.
+        Ok(departing) if departing.cluster.has_detour() => {
+            Box::pin(detour::forward(&exchange, departing)).await
+        }
+        Ok(departing) => straight(&exchange, departing).await,
+        Err(error) => Err(error.clone()),
     };
     match answered {
         Ok(response) => response,
@@ -79,15 +83,13 @@ pub(crate) async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> 
 }
 
 /// A request that knows where it goes.
-enum Departing {
-    Straight {
-        cluster: Rc<Cluster>,
-        plan: Plan,
-        asked: Asked,
-        halls: Option<Halls>,
-        caller_half: Option<OnUpgrade>,
-    },
-    Detour(Rc<Cluster>, Box<Outgoing>),
+pub(super) struct Departing {
+    pub(super) cluster: Rc<Cluster>,
+    /// Taken when it goes.
+    pub(super) plan: Option<Plan>,
+    pub(super) asked: Asked,
+    pub(super) halls: Option<Halls>,
+    pub(super) caller_half: Option<OnUpgrade>,
 }
 
 /// Everything that needs no wait. No `async fn`, because whatever is alive in one makes every request's future larger.
@@ -116,26 +118,18 @@ fn depart(
     let due = Due::new(exchange, &head.headers, timeout)?;
     limit(exchange, &cluster, &head)?;
     let asked = Asked::of(&caller.worker, &cluster.backend.traffic, &head, caller.address);
-    if cluster.has_detour() {
-        let outgoing = Box::new(Outgoing { head, body, due, asked, halls, caller_half });
-        return Ok(Departing::Detour(cluster, outgoing));
-    }
-    let plan = Plan::new(exchange, &cluster, head, body, due, caller_half.is_some(), false);
-    Ok(Departing::Straight { cluster, plan, asked, halls, caller_half })
+    let plan = Some(Plan::new(exchange, &cluster, head, body, due, caller_half.is_some()));
+    Ok(Departing { cluster, plan, asked, halls, caller_half })
 }
 
-impl Departing {
-    async fn go(self, exchange: &Rc<Exchange>) -> Result<Response<ResponseBody>, Error> {
-        match self {
-            Self::Straight { cluster, plan, asked, halls, caller_half } => {
-                let (answered, permits) = send(exchange, &cluster, &asked, halls, plan).await?;
-                let pass = Pass { cookie: asked.cookie, caller_half, taps: None };
-                pass_on(exchange, &cluster, answered, permits, pass)
-            }
-            // Boxed, because few requests need it and all would be larger by it.
-            Self::Detour(cluster, outgoing) => Box::pin(detour::forward(exchange, &cluster, *outgoing)).await,
-        }
-    }
+async fn straight(
+    exchange: &Rc<Exchange>,
+    departing: &mut Departing,
+) -> Result<Response<ResponseBody>, Error> {
+    let Departing { cluster, plan, asked, halls, caller_half } = departing;
+    let (answered, permits) = send(exchange, cluster, asked, halls.take(), plan.take()).await?;
+    let pass = Pass { cookie: asked.cookie.take(), caller_half: caller_half.take(), taps: None };
+    pass_on(exchange, cluster, answered, permits, pass)
 }
 
 /// Through the bulkheads, and from attempt to attempt.
@@ -144,8 +138,9 @@ pub(super) async fn send(
     cluster: &Rc<Cluster>,
     asked: &Asked,
     halls: Option<Halls>,
-    mut plan: Plan,
+    plan: Option<Plan>,
 ) -> Result<(Answered, Permits), Error> {
+    let Some(mut plan) = plan else { return Err(Error::Internal("a request was sent twice")) };
     let mut permits = Permits::new();
     if let Some(halls) = halls {
         plan.began = None;
@@ -153,16 +148,6 @@ pub(super) async fn send(
         plan.due.check(now())?;
     }
     Ok((retry::send(exchange, cluster, asked, plan).await?, permits))
-}
-
-/// A request that takes the detour.
-pub(super) struct Outgoing {
-    pub(super) head: Parts,
-    pub(super) body: Incoming,
-    pub(super) due: Due,
-    pub(super) asked: Asked,
-    pub(super) halls: Option<Halls>,
-    pub(super) caller_half: Option<OnUpgrade>,
 }
 
 /// What an answer needs besides itself.

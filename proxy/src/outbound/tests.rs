@@ -578,3 +578,28 @@ fn opaque_connections_eject_who_cannot_be_reached_and_are_limited() {
         assert!(timeout(PATIENCE, refused.read_u8()).await.unwrap().is_err(), "one too many");
     });
 }
+
+#[test]
+fn an_opaque_connection_that_is_reset_without_a_word_is_a_failure() {
+    run(|| async {
+        let mut rig = Rig::new(Protocol::Tcp, 1).await;
+        rig.set_traffic(|traffic| {
+            traffic.outlier_ejection = ejection(|policy| {
+                policy.consecutive_failures = one();
+                policy.min_ready = 0;
+                policy.max_ejected_percent = 100;
+            });
+        });
+        let app = rig.servers[0].listener();
+        task::spawn_local(async move {
+            while let Ok((stream, _)) = app.accept().await {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        });
+        let mut program = rig.dial();
+        write(&mut program, "ping\n").await;
+        let _ = program.read_u8().await;
+        until("it is judged", || !rig.transitions().is_empty()).await;
+        assert_eq!(&*rig.transitions()[0].evidence[0].what, "reset");
+    });
+}

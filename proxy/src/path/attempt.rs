@@ -119,8 +119,7 @@ pub async fn once(
             return Err(Unanswered::Failed { failure, error, request: unanswered.request });
         }
         // No connection: the request is still here.
-        (Ok(Err(error)), _) => (Failure::Unsent, error, unsent),
-        (Err(error), None) => (Failure::Unsent, error, unsent),
+        (Ok(Err(error)), _) | (Err(error), None) => (Failure::Unsent, error, unsent),
         (Err(error), Some(_)) => (Failure::TimedOut, error, None),
         (Ok(Ok(_)), None) => (Failure::Sent, Error::Internal("an answer without a connection"), None),
     };

@@ -16,7 +16,8 @@ use crate::{
     worker::Worker,
 };
 
-pub type Permits = SmallVec<[Permit; 2]>;
+/// Most requests have none, so none are kept in place.
+pub type Permits = Vec<Permit>;
 
 /// The bulkheads that a request has to pass.
 pub struct Halls(SmallVec<[Arc<Hall>; 2]>);

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use outrigger_core::cache::{self, Hit, Lookup, Now, Pending, Recorder, RequestView, Stale};
 use outrigger_proto::spec::{self, BackendKey};
 
@@ -98,12 +98,12 @@ impl Caches {
 // === impl View ===
 
 impl View {
-    pub fn of(head: &Parts, has_body: bool) -> Self {
-        let host = || head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    pub fn of<B>(request: &Request<B>, has_body: bool) -> Self {
+        let host = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         Self {
-            method: head.method.clone(),
-            authority: head.uri.authority().map_or_else(host, |authority| authority.as_str()).into(),
+            method: request.method().clone(),
+            authority: request.uri().authority().map_or_else(host, |authority| authority.as_str()).into(),
             path: target.into(),
             has_body,
         }
@@ -229,7 +229,7 @@ impl Memory {
     pub fn take_asked(&mut self) -> Option<Stale> {
         match mem::replace(self, Self::Bypass) {
             Self::Stale { stale, conditional: true } => Some(stale),
-            other => {
+            other @ (Self::Bypass | Self::Pending(_) | Self::Stale { .. }) => {
                 *self = other;
                 None
             }

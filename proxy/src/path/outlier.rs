@@ -87,12 +87,14 @@ impl Trial {
         }
         drop(load);
         let ended = match answer.reason {
-            Some(reason) => said_by_its_proxy(reason),
+            Some(reason) => shown_by(reason),
             None => self.classify(answer.status, answer.grpc),
         };
         match ended {
             Ended::Success(_) => self.cluster.live.on_head(&self.trial, now),
-            ended => self.tell(ended, latency, now),
+            ended @ (Ended::Failure(_) | Ended::ConnectFailed | Ended::Cancelled | Ended::Ignored) => {
+                self.tell(ended, latency, now);
+            }
         }
     }
 
@@ -181,32 +183,51 @@ impl Drop for Trial {
 
 /// What a failed attempt says of the endpoint.
 pub fn judge(failure: Failure, error: &Error, fresh: bool) -> Ended {
-    match error.reason() {
+    let broke_off = failure == Failure::Sent || (failure == Failure::Unsent && fresh);
+    match shown_by(error.reason()) {
+        // Closed while it was idle, or going away in good order.
+        Ended::Failure(What::Reset) if !broke_off => Ended::Ignored,
+        ended @ (Ended::Success(_)
+        | Ended::Failure(_)
+        | Ended::ConnectFailed
+        | Ended::Cancelled
+        | Ended::Ignored) => ended,
+    }
+}
+
+/// What a reason says of the endpoint, found here or told by its own proxy about the application behind it.
+fn shown_by(reason: Reason) -> Ended {
+    match reason {
         Reason::ConnectFailed
         | Reason::ConnectTimeout
         | Reason::IdentityMismatch
         | Reason::UpstreamHandshake => Ended::ConnectFailed,
-        Reason::UpstreamReset if failure == Failure::Sent || (failure == Failure::Unsent && fresh) => {
-            Ended::Failure(What::Reset)
-        }
-        Reason::UpstreamProtocol => Ended::Failure(What::Invalid),
-        Reason::RequestTimeout | Reason::ResponseTimeout | Reason::StreamIdle => {
-            Ended::Failure(What::Timeout)
-        }
-        // Closed while idle, going away, or nothing that the endpoint had a part in.
-        _ => Ended::Ignored,
-    }
-}
-
-/// What the endpoint's own proxy says of its application.
-fn said_by_its_proxy(reason: Reason) -> Ended {
-    match reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => Ended::ConnectFailed,
         Reason::UpstreamReset => Ended::Failure(What::Reset),
         Reason::UpstreamProtocol => Ended::Failure(What::Invalid),
         Reason::RequestTimeout | Reason::ResponseTimeout | Reason::StreamIdle => {
             Ended::Failure(What::Timeout)
         }
-        _ => Ended::Ignored,
+        Reason::Denied
+        | Reason::MtlsRequired
+        | Reason::HandshakeFailed
+        | Reason::BadRequest
+        | Reason::HeadersTooLarge
+        | Reason::UriTooLong
+        | Reason::CallerTimeout
+        | Reason::Unsupported
+        | Reason::Loop
+        | Reason::NoRoute
+        | Reason::NoEndpoints
+        | Reason::EgressDenied
+        | Reason::Unresolved
+        | Reason::NotReady
+        | Reason::Draining
+        | Reason::Overloaded
+        | Reason::AllEjected
+        | Reason::BulkheadFull
+        | Reason::QueueTimeout
+        | Reason::RateLimited
+        | Reason::DeadlineExceeded
+        | Reason::Internal => Ended::Ignored,
     }
 }

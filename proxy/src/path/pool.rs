@@ -6,29 +6,18 @@
 
 use std::{
     cell::{Cell, RefCell},
-    error::Error as _,
     future::{Future as _, poll_fn},
-    io,
-    net::SocketAddr,
-    num::NonZeroU32,
     pin::pin,
     rc::Rc,
-    sync::atomic::Ordering::Relaxed,
     task::Poll,
     time::Duration,
 };
 
-use futures_util::future::Either;
 use hashbrown::HashMap;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
 use outrigger_core::{
-    framing::FramingError,
     limits,
     pool::{Checkout, Config, ConnId, DialId, Event, Pool, Reuse, Ticket},
-    retry::Failure,
 };
-use outrigger_proto::spec::Queue;
 use rand::Rng as _;
 use tokio::{
     sync::oneshot,
@@ -36,13 +25,20 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::upstream::{self, ASKED_CONNECT, ASKED_HEAD, ASKED_OTHER, Remote, Sender};
+use super::upstream::{self, Remote, Sender};
 use crate::{
-    cluster::Cluster,
     error::Error,
-    http::body::RequestBody,
     worker::{Worker, now},
 };
+
+mod lease;
+mod terms;
+
+pub use lease::{Lease, Unanswered};
+pub use terms::Terms;
+
+use lease::Waiting;
+use terms::Counted;
 
 /// Streams opened on a new HTTP/2 connection before its peer has said how many it takes.
 const STREAMS_UNTIL_SETTINGS: u32 = 100;
@@ -73,51 +69,6 @@ struct Slot {
     lasts: u32,
     /// Its place among the upstream's connections.
     _counted: Option<Counted>,
-}
-
-/// On which terms a connection is had.
-#[derive(Clone, Default)]
-pub struct Terms {
-    /// For a new one, from the dial to the end of the TLS handshake.
-    pub connect: Duration,
-    /// An older one takes no new requests.
-    pub max_age: Option<Duration>,
-    /// This worker's share of the connections to the endpoint.
-    pub endpoint: Option<usize>,
-    /// Its share of those to all endpoints together.
-    pub upstream: Option<(Rc<Cluster>, u32)>,
-    /// Where a request waits for a connection when there may be no more of them. `None`: it does not.
-    pub queue: Option<Queue>,
-}
-
-/// A connection among those of an upstream.
-struct Counted(Rc<Cluster>);
-
-/// The right to send one request on a connection, until its answer has ended.
-pub struct Lease {
-    connections: Rc<Connections>,
-    worker: Rc<Worker>,
-    id: ConnId,
-    /// This is the connection's first request.
-    pub fresh: bool,
-    over: Cell<bool>,
-}
-
-/// A place in the queue.
-struct Waiting<'a> {
-    connections: &'a Rc<Connections>,
-    worker: &'a Rc<Worker>,
-    ticket: Ticket,
-    answer: oneshot::Receiver<Result<ConnId, Error>>,
-    answered: bool,
-}
-
-/// A request without an answer.
-pub struct Unanswered {
-    /// Nothing of it can have arrived.
-    pub request: Option<Box<Request<RequestBody>>>,
-    /// `None`: the connection was gone before.
-    pub cause: Option<hyper::Error>,
 }
 
 /// What is open, for `/clusters` and metrics.
@@ -451,185 +402,5 @@ impl Inner {
     fn remove(&mut self, id: ConnId) -> Option<Slot> {
         let slot = self.slots.get_mut(id.index())?;
         slot.take_if(|slot| slot.id == id)
-    }
-}
-
-// === impl Terms ===
-
-impl Terms {
-    pub fn plain(connect: Duration) -> Self {
-        Self { connect, ..Self::default() }
-    }
-
-    /// As the backend's policy has them. Limits are divided among the workers, rounded up: a worker without a connection
-    /// could not take one from another.
-    pub fn of(cluster: &Rc<Cluster>, workers: usize) -> Self {
-        let traffic = &cluster.backend.traffic;
-        let share = |most: NonZeroU32| most.get().div_ceil(workers as u32);
-        Self {
-            connect: traffic.timeouts.connect,
-            max_age: traffic.timeouts.max_connection_age,
-            endpoint: traffic.bulkhead.endpoint.connections.map(|most| share(most) as usize),
-            upstream: traffic.bulkhead.upstream.connections.map(|most| (Rc::clone(cluster), share(most))),
-            queue: traffic.bulkhead.queue,
-        }
-    }
-
-    /// Counts a new connection; if there are as many as there may be, one that is idle elsewhere makes room.
-    fn count(&self, worker: &Rc<Worker>) -> Result<Option<Counted>, Error> {
-        let Some((cluster, most)) = &self.upstream else { return Ok(None) };
-        if cluster.live.connections.get() >= *most
-            && !(cluster.live.close_idle(worker) && cluster.live.connections.get() < *most)
-        {
-            return Err(Error::BulkheadFull {
-                name: format!("upstream/{}/connections", cluster.label).into(),
-            });
-        }
-        Ok(Some(Counted::new(cluster)))
-    }
-}
-
-// === impl Counted ===
-
-impl Counted {
-    fn new(cluster: &Rc<Cluster>) -> Self {
-        let connections = &cluster.live.connections;
-        connections.set(connections.get() + 1);
-        Self(Rc::clone(cluster))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let connections = &self.0.live.connections;
-        connections.set(connections.get() - 1);
-    }
-}
-
-// === impl Unanswered ===
-
-impl Unanswered {
-    /// How the attempt failed, and what to say about it.
-    pub fn explain(&self, lease: &Lease) -> (Failure, Error) {
-        let address = lease.address();
-        let reset = |text: String| Error::Reset { address, error: text.into() };
-        let Some(cause) = &self.cause else {
-            return (Failure::Unsent, reset("the connection was closed while it was idle".to_owned()));
-        };
-        if self.request.is_some() {
-            if lease.connections.http2 {
-                lease.refused();
-            }
-            return (Failure::Unsent, reset(cause.to_string()));
-        }
-        let mut told = cause.to_string();
-        let mut source = cause.source();
-        while let Some(error) = source {
-            if let Some(h2) = error.downcast_ref::<h2::Error>() {
-                let unprocessed =
-                    h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR);
-                if unprocessed || h2.reason() == Some(h2::Reason::REFUSED_STREAM) {
-                    return (Failure::Unsent, reset(h2.to_string()));
-                }
-            }
-            let guarded = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            if let Some(framing) = guarded.and_then(|error| error.downcast_ref::<FramingError>()) {
-                return (Failure::Sent, Error::Protocol { address, error: framing.to_string().into() });
-            }
-            told = format!("{told}: {error}");
-            source = error.source();
-        }
-        if cause.is_parse() {
-            return (Failure::Sent, Error::Protocol { address, error: told.into() });
-        }
-        if cause.is_user() {
-            return (Failure::Sent, Error::CallerGone(told.into()));
-        }
-        (Failure::Sent, reset(told))
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting<'_> {
-    async fn get(mut self) -> Result<ConnId, Error> {
-        let answer = (&mut self.answer).await;
-        self.answered = true;
-        answer.unwrap_or(Err(Error::Internal("the pool forgot a waiting request")))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        let mut inner = self.connections.inner.borrow_mut();
-        inner.waiting.remove(&self.ticket);
-        let cancelled = inner.pool.cancel(self.ticket);
-        drop(inner);
-        if !cancelled && let Ok(Ok(id)) = self.answer.try_recv() {
-            self.connections.release(self.worker, id, Reuse::Keep);
-        }
-    }
-}
-
-// === impl Lease ===
-
-impl Lease {
-    pub fn address(&self) -> SocketAddr {
-        self.connections.remote.address()
-    }
-
-    /// Sends the request and waits for the answer's head.
-    pub async fn send(&self, request: Box<Request<RequestBody>>) -> Result<Response<Incoming>, Unanswered> {
-        let sending = {
-            let mut inner = self.connections.inner.borrow_mut();
-            match inner.slot(self.id).map(|slot| &mut slot.sender) {
-                Some(Sender::Http1 { sender, asked }) => {
-                    let code = match *request.method() {
-                        Method::HEAD => ASKED_HEAD,
-                        Method::CONNECT => ASKED_CONNECT,
-                        _ => ASKED_OTHER,
-                    };
-                    asked.store(code, Relaxed);
-                    Either::Left(sender.try_send_request(*request))
-                }
-                Some(Sender::Http2(sender)) => Either::Right(sender.try_send_request(*request)),
-                None => return Err(Unanswered { request: Some(request), cause: None }),
-            }
-        };
-        let answer = match sending {
-            Either::Left(sending) => sending.await,
-            Either::Right(sending) => sending.await,
-        };
-        answer.map_err(|mut error| {
-            let request = error.take_message().map(Box::new);
-            Unanswered { request, cause: Some(error.into_error()) }
-        })
-    }
-
-    /// The peer takes no further requests on this connection.
-    pub fn refused(&self) {
-        self.connections.inner.borrow_mut().pool.on_goaway(self.id, now());
-        self.connections.settle(&self.worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
-    }
-
-    /// The answer has ended. `whole`: request and answer both have been carried to their ends.
-    pub fn release(self, whole: bool) {
-        self.end(whole);
-    }
-
-    fn end(&self, whole: bool) {
-        if !self.over.replace(true) {
-            let reuse = if whole || self.connections.http2 { Reuse::Keep } else { Reuse::Close };
-            self.connections.release(&self.worker, self.id, reuse);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.end(false);
     }
 }

@@ -15,7 +15,7 @@ use outrigger_core::{
     retry::{Attempts, Failure, Moment, Next, Traits, field},
     verdict::Retry,
 };
-use outrigger_proto::spec::Retries;
+use outrigger_proto::spec::{FallbackTo, Retries};
 use tokio::task;
 
 use super::{
@@ -55,7 +55,7 @@ pub struct Spare {
 }
 
 impl Plan {
-    /// `upgrade`: it asks for its connection to become something else. `spare`: a backup may want it too.
+    /// `upgrade`: it asks for its connection to become something else.
     pub fn new(
         exchange: &Rc<Exchange>,
         cluster: &Cluster,
@@ -63,10 +63,12 @@ impl Plan {
         body: Incoming,
         due: Due,
         upgrade: bool,
-        spare: bool,
     ) -> Self {
         let began = Some(exchange.started);
         let traffic = &cluster.backend.traffic;
+        // A backup may want it too.
+        let spare =
+            traffic.fallback.as_ref().is_some_and(|policy| matches!(policy.to, FallbackTo::Backend(_)));
         let received = field::Received::of(&head.headers);
         let bodyless = exchange.is_request_over();
         let room = u64::from(traffic.retries.buffer_bytes);

@@ -312,7 +312,7 @@ impl Session {
         self.events.extend(trust.map(Event::Trust));
         let destinations = update.resources.iter().filter_map(|resource| match &resource.body {
             Body::Destination(key, _) => Some(key),
-            _ => None,
+            Body::Inbound(_) | Body::Trust(_) | Body::Backend(..) => None,
         });
         let given_up: Vec<_> = destinations.filter(|key| !self.interest.contains(key)).cloned().collect();
         self.publish(snapshot);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use outrigger_certs::SpiffeId;
-use outrigger_core::verdict::Reason;
+use outrigger_core::{outlier::What, verdict::Reason};
 
 use super::{Counts, CutShort, Io, copy};
 use crate::{
@@ -117,6 +117,12 @@ pub async fn carry(
         copied = copy(&mut caller, &mut upstream.io, &passage.counts, upstream.idle) => match copied {
             Ok(()) => false,
             Err(error) => {
+                if let (CutShort::Second(_), Some(trial)) = (&error, &upstream.trial)
+                    && passage.counts.back.get() == 0
+                {
+                    // It was reached and never said a word: its proxy has nobody behind it.
+                    trial.broke(What::Reset);
+                }
                 passage.cut(&error);
                 true
             }
