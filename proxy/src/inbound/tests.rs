@@ -1,6 +1,6 @@
 //! What a server's policy does to requests, seen from a caller's and the application's ends.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{cell::Cell, num::NonZeroU32, time::Duration};
 
 use futures_util::FutureExt as _;
 use outrigger_core::bulkhead;
@@ -11,13 +11,15 @@ use tokio::{
     io::{AsyncReadExt as _, DuplexStream, duplex},
     net::TcpStream,
     task,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::*;
 use crate::{
+    context::testing,
+    outbound,
     path::rate_limit::testing::limit,
-    rig::{PATIENCE, Rig, Server, identity, read_head, read_rest, read_until, run, write},
+    rig::{PATIENCE, Rig, SERVICE, Server, identity, issue, read_head, read_rest, read_until, run, write},
     shared_limits::Name,
 };
 
@@ -154,7 +156,7 @@ fn a_caller_at_its_limit_leaves_room_for_another() {
         passes(&rig, &mut mesh, &mut None, POST).await;
         // Another identity again; the first has nothing under way.
         rig.servers[0].publish();
-        crate::rig::issue(&rig.authority, &rig.client.ctx, &identity("billing"));
+        issue(&rig.authority, &rig.client.ctx, &identity("billing"));
         passes(&rig, &mut rig.dial(), &mut None, POST).await;
     });
 }
@@ -291,5 +293,77 @@ fn connections_that_are_carried_as_bytes_are_limited_too() {
         write(&mut second, "hello").await;
         assert_eq!(read_rest(&mut second).await.0, "");
         assert!(rig.servers[0].app.accept().now_or_never().is_none(), "the application has seen it");
+    });
+}
+
+/// Serves for ever: 5 ms for each request, and counts those of the caller with this name.
+fn busy_application(server: &Server, loud: &'static str, served: &Rc<Cell<u32>>) {
+    let (listener, served) = (server.listener(), Rc::clone(served));
+    task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let served = Rc::clone(&served);
+            task::spawn_local(async move {
+                loop {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        match stream.read_u8().await {
+                            Ok(byte) => head.push(byte),
+                            Err(_) => return,
+                        }
+                    }
+                    sleep(Duration::from_millis(5)).await;
+                    if String::from_utf8_lossy(&head).contains(loud) {
+                        served.set(served.get() + 1);
+                    }
+                    write(&mut stream, OK).await;
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_caller_at_ten_times_its_share_does_not_starve_another() {
+    run(|| async {
+        let mut limits = requests(2, 0, None);
+        if let Some(bulkhead) = &mut limits.bulkhead {
+            bulkhead.queue =
+                Some(Queue { size: NonZeroU32::new(100).unwrap(), timeout: Duration::from_secs(60) });
+        }
+        let rig = limited(Protocol::Http, limits).await;
+        // The rig's own caller, and another with the same configuration.
+        let loud = testing::context("--no-capture --forward 127.0.0.1:1=orders.shop:80").ctx;
+        issue(&rig.authority, &loud, &identity("loud"));
+        loud.snapshot.publish(rig.client.ctx.snapshot.load());
+        let loud = Worker::new(loud, 0);
+        let served = Rc::new(Cell::new(0));
+        busy_application(&rig.servers[0], "/sa/loud", &served);
+        for _ in 0..20 {
+            let (mut program, proxy) = duplex(64 << 10);
+            let (worker, target) = (Rc::clone(&loud), Target::Original(SERVICE.parse().unwrap()));
+            let caller = "10.0.0.9:4000".parse().unwrap();
+            task::spawn_local(outbound::connection(worker, Stream::Pipe(proxy), caller, target, None));
+            task::spawn_local(async move {
+                loop {
+                    write(&mut program, POST).await;
+                    assert!(read_until(&mut program, "ok").await.starts_with("HTTP/1.1 200"));
+                }
+            });
+        }
+        while served.get() < 40 {
+            task::yield_now().await;
+        }
+        let mut quiet = rig.dial();
+        let mut overtaken = Vec::new();
+        for _ in 0..15 {
+            let before = served.get();
+            write(&mut quiet, POST).await;
+            assert!(read_until(&mut quiet, "ok").await.starts_with("HTTP/1.1 200"));
+            overtaken.push(served.get() - before);
+        }
+        overtaken.sort_unstable();
+        // Two are under way, and two more may begin while this one takes its turn. First come, first served, it would
+        // wait for all twenty.
+        assert!(overtaken[7] <= 8, "{overtaken:?}");
     });
 }
