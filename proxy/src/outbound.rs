@@ -45,7 +45,11 @@ mod requests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_grpc;
+#[cfg(test)]
 mod tests_hostile;
+#[cfg(test)]
+mod tests_limits;
 
 use requests::Serving;
 pub(crate) use requests::handle;
