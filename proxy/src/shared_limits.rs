@@ -319,23 +319,26 @@ impl State {
 
 impl Waiting<'_> {
     async fn wait(mut self, expiry: Instant) -> Told {
+        // Time has come, but nothing has come of it: not again at once.
+        let mut earliest = now();
         let mut due = expiry;
         loop {
-            if self.hall.adaptive.load(Relaxed) {
-                due = lock(&self.hall.state).bulkhead.poll_timeout().map_or(due, |probed| probed.min(due));
-            }
+            let adaptive = self.hall.adaptive.load(Relaxed);
+            let probed = if adaptive { lock(&self.hall.state).bulkhead.poll_timeout() } else { None };
+            let at = probed.map_or(due, |probed| probed.min(due)).max(earliest);
             tokio::select! {
                 biased;
                 told = &mut self.answer => {
                     self.told = true;
                     return told.unwrap_or(Told::Shed);
                 }
-                () = sleep_until(due.into()) => {
+                () = sleep_until(at.into()) => {
                     let mut state = lock(&self.hall.state);
                     state.bulkhead.handle_timeout(now());
                     state.settle();
-                    // Still waiting: the queue's time has become longer, or this was an adaptive limit's hour.
-                    due = state.bulkhead.poll_timeout().unwrap_or(expiry).max(now() + Duration::from_millis(1));
+                    earliest = now() + Duration::from_millis(1);
+                    // Still waiting then: the queue's time has become longer.
+                    due = state.bulkhead.poll_timeout().unwrap_or(expiry);
                 }
             }
         }

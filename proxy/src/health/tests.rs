@@ -1,10 +1,18 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::TokioIo;
 use outrigger_proto::spec::{CheckKind, HealthCheck, InboundPort, PortLimits, StatusRange, Traffic};
 use tokio::{io::AsyncWriteExt as _, net::TcpListener, task, time::timeout};
 
 use super::*;
-use crate::rig::{PATIENCE, Rig, read_head, run};
+use crate::{
+    http::Tasks,
+    rig::{PATIENCE, Rig, read_head, run},
+};
 
 fn probe(rig: &Rig, kind: CheckKind) -> Probe {
     Probe { worker: Rc::clone(&rig.client), kind, http2: false, host: "orders.shop".to_owned() }
@@ -127,5 +135,40 @@ fn what_the_policy_of_the_other_side_refuses_is_no_result() {
         assert_eq!(probe(&rig, http(vec![])).run(&endpoint, PATIENCE).await, Result::Good);
         let result = probe(&rig, http(vec![])).run(&endpoint, PATIENCE).await;
         assert!(matches!(result, Result::Nothing(_)), "{result:?}");
+    });
+}
+
+/// Speaks `grpc.health.v1` with this serving status.
+fn grpc_application(listener: TcpListener, status: u8) {
+    task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = service_fn(move |request: Request<Incoming>| async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let asked = request.into_body().collect().await?.to_bytes();
+                assert_eq!(&asked[..], b"\0\0\0\0\x08\x0a\x06orders");
+                let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+                let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]);
+                let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
+                Ok::<_, hyper::Error>(
+                    Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
+                )
+            });
+            task::spawn_local(http2::Builder::new(Tasks).serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+}
+
+#[test]
+fn a_grpc_server_says_itself_how_it_is() {
+    run(|| async {
+        for (status, good) in [(1, true), (2, false)] {
+            let rig = Rig::new(Protocol::Grpc, 1).await;
+            grpc_application(rig.servers[0].listener(), status);
+            let endpoint = rig.backend.endpoints[0].clone();
+            let kind = CheckKind::Grpc { service: "orders".into() };
+            let result = probe(&rig, kind).run(&endpoint, PATIENCE).await;
+            let expected = if good { Result::Good } else { Result::Bad("serving status 2".to_owned()) };
+            assert_eq!(result, expected);
+        }
     });
 }

@@ -127,8 +127,11 @@ pub async fn follow(worker: Rc<Worker>) {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
+    use outrigger_proto::spec::{Cause, Circuit, Protocol};
+    use tokio::{task, time::timeout};
 
     use super::*;
+    use crate::rig::{PATIENCE, Reply, Rig, read_head, run, write};
 
     #[tokio::test]
     async fn the_proxy_calls_what_any_worker_calls() {
@@ -143,5 +146,37 @@ mod tests {
         bulletin.set_calling(0, vec![]);
         changes.changed().await;
         assert_eq!(*changes.current(), [key("b")]);
+    }
+
+    #[test]
+    fn workers_act_on_what_checks_have_found() {
+        run(|| async {
+            let rig = Rig::new(Protocol::Http, 2).await;
+            for server in &rig.servers {
+                server.serve(|_, _| Reply::Answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned()));
+            }
+            task::spawn_local(follow(Rc::clone(&rig.client)));
+            let ctx = &rig.client.ctx;
+            // Who calls it follows from a request.
+            let mut program = rig.dial();
+            write(&mut program, "GET / HTTP/1.1\r\nHost: orders.shop\r\n\r\n").await;
+            read_head(&mut program).await;
+            let mut calling = ctx.bulletin.calling();
+            let backend: BackendKey = "shop/orders:80".parse().unwrap();
+            while *calling.current() != [backend.clone()] {
+                timeout(PATIENCE, calling.changed()).await.expect("nobody says whom it calls");
+            }
+            let endpoint = rig.backend.endpoints[0].address;
+            let told = |healthy| {
+                Heard::Checked(Checked { backend: backend.clone(), endpoint, good: healthy, healthy })
+            };
+            for (healthy, to) in [(false, Circuit::Open), (true, Circuit::Closed)] {
+                ctx.bulletin.tell(told(healthy));
+                timeout(PATIENCE, ctx.events.has_news()).await.expect("no worker has heard it");
+                let changes = ctx.events.take();
+                assert_eq!((changes[0].to, changes[0].endpoint), (to, endpoint));
+                assert_eq!(changes[0].cause, Cause::HealthCheck);
+            }
+        });
     }
 }

@@ -2,7 +2,7 @@ use std::{future::Future, num::NonZeroU32};
 
 use futures_util::{FutureExt as _, future::join_all};
 use outrigger_core::verdict::Reason;
-use outrigger_proto::spec::Queue;
+use outrigger_proto::spec::{Adaptive, Queue};
 use tokio::time::{advance, sleep, timeout};
 
 use super::*;
@@ -182,4 +182,32 @@ fn an_endpoint_has_so_many_places() {
     drop(first);
     assert_eq!(places().taken(Kind::Request), 0);
     assert!(places().enter(Kind::Request, None).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_limit_learns_from_the_answers_heads() {
+    let adaptive = Adaptive {
+        min: NonZeroU32::new(1).unwrap(),
+        max: NonZeroU32::new(1000).unwrap(),
+        tolerance_percent: 150,
+    };
+    let config = Config { adaptive: Some(adaptive), ..Config::default() };
+    let limit = async |answered: bool| {
+        let hall = hall(config);
+        let first = hall.numbers().limit.unwrap();
+        for _ in 0..30 {
+            let mut permits: Vec<_> = std::iter::from_fn(|| hall.try_admit(&None)).collect();
+            advance(Duration::from_millis(10)).await;
+            if answered {
+                permits.iter_mut().for_each(|permit| permit.answered(now()));
+            }
+            // The bodies take longer, which says nothing.
+            advance(Duration::from_millis(90)).await;
+        }
+        (first, hall.numbers().limit.unwrap())
+    };
+    let (first, after) = limit(true).await;
+    assert!(after > first, "{first} {after}");
+    let (first, after) = limit(false).await;
+    assert_eq!(first, after, "nothing was answered");
 }
