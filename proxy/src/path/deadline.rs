@@ -124,8 +124,9 @@ impl<'a> Clock<'a> {
                 return Err(Error::ResponseTimeout(within));
             }
         }
-        // A deadline is limit enough.
-        let idle = self.timeouts.stream_idle.filter(|_| deadline.is_none()).map(|idle| {
+        // A deadline that comes first is limit enough.
+        let counts = |idle: &Duration| deadline.is_none_or(|at| self.since + *idle < at);
+        let idle = self.timeouts.stream_idle.filter(counts).map(|idle| {
             let moved = self.exchange.moved();
             if std::mem::replace(&mut self.moved, moved) != moved {
                 self.since = now;

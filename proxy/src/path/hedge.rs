@@ -18,20 +18,29 @@ use crate::{
     worker::now,
 };
 
-/// When to begin the second attempt of a request that may have one. `None`: not at all.
-pub fn delay(cluster: &Cluster, copy: &request::Copy, now: Instant) -> Option<Duration> {
+/// What to do for a request that may have a second attempt.
+#[derive(Clone, Copy, Debug)]
+pub enum Hedge {
+    /// Begin it after so long.
+    After(Duration),
+    /// Only see how long the first one takes: too little is known to say what is late.
+    Learn,
+}
+
+/// `None`: the policy has no hedges, or the request cannot be sent twice at a time.
+pub fn plan(cluster: &Cluster, copy: &request::Copy, now: Instant) -> Option<Hedge> {
     let mut hedger = cluster.live.hedger.borrow_mut();
     let hedger = hedger.as_mut()?;
     hedger.on_request(now);
     // Two can only read a body that is there.
-    copy.is_complete().then(|| hedger.delay(now)).flatten()
+    copy.is_complete().then(|| hedger.delay(now).map_or(Hedge::Learn, Hedge::After))
 }
 
 pub async fn race(
     sending: &Sending<'_>,
     request: Box<Request<RequestBody>>,
     copy: &request::Copy,
-    delay: Duration,
+    hedge: Hedge,
 ) -> Result<Answered, Unanswered> {
     let exchange = sending.exchange;
     let mut first = pin!(attempt::once(sending, request));
@@ -41,6 +50,11 @@ pub async fn race(
         if let Some(hedger) = &mut *hedger() {
             hedger.on_answer(since, now());
         }
+    };
+    let Hedge::After(delay) = hedge else {
+        let result = first.await;
+        learn(now().saturating_duration_since(began));
+        return result;
     };
     let waited = tokio::select! {
         biased;

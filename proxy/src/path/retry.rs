@@ -154,13 +154,13 @@ pub async fn send(
         began: Cell::new(Some(began)),
     };
     let mut hedge = match &copy {
-        Some(copy) if attempts.may_hedge() => hedge::delay(cluster, copy, began),
+        Some(copy) if attempts.may_hedge() => hedge::plan(cluster, copy, began),
         _ => None,
     };
     let mut last = None;
     loop {
         let result = match (hedge.take(), &copy) {
-            (Some(delay), Some(copy)) => Box::pin(hedge::race(&sending, request, copy, delay)).await,
+            (Some(hedge), Some(copy)) => Box::pin(hedge::race(&sending, request, copy, hedge)).await,
             _ => attempt::once(&sending, request).await,
         };
         if copy.as_ref().is_some_and(|copy| !copy.is_whole()) {
