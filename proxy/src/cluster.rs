@@ -161,7 +161,7 @@ impl Clusters {
                 (Rc::new(live), key.label(), Vec::new())
             }
         };
-        let limits = Limits::of(worker, key.backend(), &backend.traffic);
+        let limits = Limits::of(worker, key.backend(), backend);
         let cache = match (key.backend(), &backend.traffic.cache) {
             (Some(key), Some(policy)) => Some(worker.ctx.caches.of(key, policy)),
             _ => None,

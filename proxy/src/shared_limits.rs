@@ -49,6 +49,8 @@ pub enum Name {
     Upstream(BackendKey),
     /// Connections to a backend.
     UpstreamConnections(BackendKey),
+    /// Requests to all endpoints of a backend together, where each has a limit and there is a queue for them.
+    Endpoints(BackendKey),
     /// Requests of a route, by its name.
     Route(Arc<str>),
 }
@@ -165,7 +167,9 @@ impl Name {
             Self::Port(port) | Self::PortConnections(port) => {
                 snapshot.inbound().is_some_and(|inbound| inbound.port(*port).limits.is_some())
             }
-            Self::Upstream(key) | Self::UpstreamConnections(key) => snapshot.backend(key).is_some(),
+            Self::Upstream(key) | Self::UpstreamConnections(key) | Self::Endpoints(key) => {
+                snapshot.backend(key).is_some()
+            }
             // It has learned nothing that a new one would not have.
             Self::Route(_) => false,
         }
@@ -179,6 +183,7 @@ impl fmt::Display for Name {
             Self::PortConnections(port) => write!(f, "port/{port}/connections"),
             Self::Upstream(backend) => write!(f, "upstream/{backend}"),
             Self::UpstreamConnections(backend) => write!(f, "upstream/{backend}/connections"),
+            Self::Endpoints(backend) => write!(f, "upstream/{backend}/endpoints"),
             Self::Route(route) => write!(f, "route/{route}"),
         }
     }

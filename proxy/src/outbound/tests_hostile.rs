@@ -2,14 +2,16 @@
 
 use std::{num::NonZeroU32, rc::Rc, time::Duration};
 
+use http::{Request, Response};
 use outrigger_certs::alpn;
 use outrigger_proto::spec::{Ejection, OutlierEjection, Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task,
+    time::timeout,
 };
 
-use crate::rig::{Rig, Rogue, read_rest, run, write};
+use crate::rig::{PATIENCE, Rig, Rogue, read_rest, run, write};
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx";
 
@@ -96,8 +98,8 @@ fn whatever_an_endpoint_does_it_is_the_endpoints_failure() {
             let mut rig = Rig::new(Protocol::Http, 0).await;
             rig.set_traffic(|traffic| {
                 traffic.retries.attempts = 0;
-                traffic.timeouts.request = Some(Duration::from_millis(300));
-                traffic.timeouts.stream_idle = Some(Duration::from_millis(100));
+                traffic.timeouts.request = Some(Duration::from_millis(200));
+                traffic.timeouts.stream_idle = Some(Duration::from_millis(250));
                 traffic.outlier_ejection = Ejection(Some(OutlierEjection {
                     consecutive_failures: NonZeroU32::new(1),
                     min_ready: 0,
@@ -125,6 +127,105 @@ fn whatever_an_endpoint_does_it_is_the_endpoints_failure() {
             let told = rig.transitions();
             assert_eq!(told.len(), 1, "{case}: {told:?}");
             assert_eq!((told[0].endpoint, &*told[0].evidence[0].what), (rogue, what), "{case}");
+        }
+    });
+}
+
+/// What a rogue does that speaks HTTP/2.
+#[derive(Clone, Copy, Debug)]
+enum Http2 {
+    Garbage,
+    Close,
+    NoSettings,
+    Reset,
+    GoAway,
+    Stay,
+    BreakOff,
+}
+
+async fn play_http2(mut rogue: Rogue, does: Http2) {
+    match does {
+        Http2::Garbage => {
+            let _ = rogue.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            let _ = rogue.flush().await;
+        }
+        Http2::Close => return,
+        Http2::NoSettings => {}
+        Http2::Reset | Http2::GoAway | Http2::Stay | Http2::BreakOff => {
+            let Ok(mut connection) = h2::server::handshake(rogue).await else { return };
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                match does {
+                    Http2::Reset => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+                    Http2::GoAway => connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM),
+                    Http2::BreakOff => {
+                        let mut body = respond.send_response(Response::new(()), false).unwrap();
+                        body.send_data("abc".into(), false).unwrap();
+                        task::spawn_local(async move {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            body.send_reset(h2::Reason::INTERNAL_ERROR);
+                        });
+                    }
+                    _ => {
+                        task::spawn_local(async move {
+                            let _kept = respond;
+                            std::future::pending::<()>().await;
+                        });
+                    }
+                }
+            }
+            return;
+        }
+    }
+    let mut sink = [0; 1024];
+    while rogue.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+}
+
+#[test]
+fn the_same_over_http2() {
+    run(|| async {
+        for (does, status, reasons, what) in [
+            (Http2::Garbage, 502, &["upstream-reset", "upstream-protocol"][..], &["reset", "invalid"][..]),
+            (Http2::Close, 503, &["connect-failed", "upstream-reset"], &["connect-failed", "reset"]),
+            (Http2::NoSettings, 504, &["request-timeout"], &["timeout"]),
+            (Http2::Reset, 502, &["upstream-reset"], &["reset"]),
+            (Http2::GoAway, 502, &["upstream-reset"], &["reset"]),
+            (Http2::Stay, 504, &["request-timeout"], &["timeout"]),
+            (Http2::BreakOff, 200, &[], &["reset"]),
+        ] {
+            let mut rig = Rig::new(Protocol::Http2, 0).await;
+            rig.set_traffic(|traffic| {
+                traffic.retries.attempts = 0;
+                traffic.timeouts.request = Some(Duration::from_millis(300));
+                traffic.outlier_ejection = Ejection(Some(OutlierEjection {
+                    consecutive_failures: NonZeroU32::new(1),
+                    consecutive_connect_failures: NonZeroU32::new(1),
+                    min_ready: 0,
+                    max_ejected_percent: 100,
+                    ..OutlierEjection::default()
+                }));
+            });
+            rig.add_rogue(alpn::H2, move |stream| drop(task::spawn_local(play_http2(stream, does)))).await;
+            let (sender, driver) = h2::client::handshake(rig.dial()).await.unwrap();
+            task::spawn_local(async move { drop(driver.await) });
+            let mut sender = sender.ready().await.unwrap();
+            let request = Request::post("http://orders.shop/").body(()).unwrap();
+            let (answer, mut upload) = sender.send_request(request, false).unwrap();
+            let _ = upload.send_data("x".into(), true);
+            let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+            let reason = answer.headers().get("outrigger-reason").map(|reason| reason.to_str().unwrap());
+            assert_eq!(answer.status().is_success(), status == 200, "{does:?}: {answer:?}");
+            match reason {
+                Some(reason) => assert!(reasons.contains(&reason), "{does:?}: {reason}"),
+                None => {
+                    let mut body = answer.into_body();
+                    assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+                    let end = timeout(PATIENCE, body.data()).await.unwrap();
+                    assert!(matches!(end, Some(Err(_))), "{does:?}: the cut is hidden");
+                }
+            }
+            let told = rig.transitions();
+            assert_eq!(told.len(), 1, "{does:?}: {told:?}");
+            assert!(what.contains(&&*told[0].evidence[0].what), "{does:?}: {told:?}");
         }
     });
 }

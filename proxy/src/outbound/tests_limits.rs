@@ -45,10 +45,16 @@ fn a_full_bulkhead_sheds_and_a_queue_waits() {
 fn each_endpoint_and_each_route_has_its_limit() {
     run(|| async {
         let mut rig = Rig::new(Protocol::Http, 2).await;
-        rig.set_traffic(|traffic| traffic.bulkhead.endpoint.requests = one());
+        let queue = Queue { size: NonZeroU32::MIN, timeout: SHORT };
+        rig.set_traffic(|traffic| {
+            traffic.bulkhead.endpoint.requests = one();
+            traffic.bulkhead.queue = Some(queue);
+        });
         let counts: Vec<_> = rig.servers.iter().map(|server| server.serve(|_, _| hang())).collect();
         let (_first, _second) = (begin(&rig), begin(&rig));
         until("one each", || counts.iter().all(|count| count.get() == 1)).await;
+        assert_eq!(reason(&get(&rig).await), "queue-timeout");
+        rig.set_traffic(|traffic| traffic.bulkhead.queue = None);
         assert_eq!(reason(&get(&rig).await), "bulkhead-full");
         rig.routes.push(Arc::new(Route {
             name: "shop/orders/0".into(),
@@ -91,6 +97,24 @@ fn connections_are_limited_and_grow_old() {
         tokio::time::sleep(Duration::from_millis(60)).await;
         assert!(get(&rig).await.starts_with("http/1.1 200"));
         assert_eq!(rig.servers[0].dials.get(), made + 1, "an old connection took a new request");
+    });
+}
+
+#[test]
+fn a_connection_that_idles_elsewhere_makes_room() {
+    run(|| async {
+        let mut rig = Rig::new(Protocol::Http, 2).await;
+        rig.set_traffic(|traffic| {
+            traffic.load_balancer.algorithm = Algorithm::RoundRobin;
+            traffic.bulkhead.upstream.connections = one();
+        });
+        let counts: Vec<_> = rig.servers.iter().map(|server| server.serve(|_, _| status(200, ""))).collect();
+        for _ in 0..6 {
+            assert!(get(&rig).await.starts_with("http/1.1 200"));
+            let states = rig.client.clusters.states();
+            assert!(states.iter().map(|state| state.connections.open).sum::<usize>() <= 1);
+        }
+        assert!(counts.iter().all(|count| count.get() == 3), "{counts:?}");
     });
 }
 

@@ -20,13 +20,15 @@ use crate::{
 pub type Permits = Vec<Permit>;
 
 /// The bulkheads that a request has to pass.
-pub struct Halls(SmallVec<[Arc<Hall>; 2]>);
+pub struct Halls(SmallVec<[Arc<Hall>; 3]>);
 
 /// `None`: no policy limits it.
 pub fn of(cluster: &Cluster, worker: &Worker, route: Option<&Route>) -> Option<Halls> {
-    let route = route.and_then(|route| cluster.limits.route(worker, &route.name));
+    let limits = &cluster.limits;
+    let route = route.and_then(|route| limits.route(worker, &route.name));
     // The narrower one first, so that nobody who waits there has a place in the wider one.
-    let halls: SmallVec<_> = route.into_iter().chain(cluster.limits.upstream.clone()).collect();
+    let halls: SmallVec<_> =
+        route.into_iter().chain(limits.upstream.clone()).chain(limits.endpoints.clone()).collect();
     (!halls.is_empty()).then_some(Halls(halls))
 }
 
