@@ -165,7 +165,7 @@ async fn play_http2(mut rogue: Rogue, does: Http2) {
                             body.send_reset(h2::Reason::INTERNAL_ERROR);
                         });
                     }
-                    _ => {
+                    Http2::Stay | Http2::Garbage | Http2::Close | Http2::NoSettings => {
                         task::spawn_local(async move {
                             let _kept = respond;
                             std::future::pending::<()>().await;
