@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    observe::bulletin::{Checked, Heard},
+    observe::bulletin::{Bulletin, Checked, Heard},
     worker::{Worker, now},
 };
 
@@ -98,7 +98,14 @@ impl Checks {
             let backend = snapshot.backend(key)?;
             Some((backend, backend.traffic.health_check.as_ref()?))
         };
-        self.watched.retain(|key, _| calling.binary_search(key).is_ok() && wanted(key).is_some());
+        let bulletin = &self.worker.ctx.bulletin;
+        self.watched.retain(|key, watched| {
+            let stays = calling.binary_search(key).is_ok() && wanted(key).is_some();
+            if !stays {
+                watched.let_go(bulletin, key, |_| true);
+            }
+            stays
+        });
         for key in calling {
             let Some((backend, policy)) = wanted(key) else { continue };
             let mut rng = self.worker.rng();
@@ -109,6 +116,12 @@ impl Checks {
                     if Arc::ptr_eq(&watched.backend, backend) {
                         continue;
                     }
+                    let stays = |one: &Endpoint| {
+                        let same =
+                            |new: &Endpoint| (new.address, &new.identity) == (one.address, &one.identity);
+                        backend.endpoints.iter().any(same)
+                    };
+                    watched.let_go(bulletin, key, |endpoint| !stays(endpoint));
                     watched.checker.relink(&links(&watched.backend, backend), now, &mut *rng);
                     if watched.policy != *policy {
                         watched.checker.set_policy(policy, now);
@@ -179,6 +192,18 @@ impl Checks {
         let healthy = watched.checker.is_healthy(checked.index);
         let (backend, endpoint) = (key.clone(), endpoint.address);
         self.worker.ctx.bulletin.tell(Heard::Checked(Checked { backend, endpoint, good, healthy }));
+    }
+}
+
+impl Watched {
+    /// Nobody looks after these endpoints any more: who took one for unhealthy must not do so for ever.
+    fn let_go(&self, bulletin: &Bulletin, key: &BackendKey, which: impl Fn(&Endpoint) -> bool) {
+        for (index, endpoint) in self.backend.endpoints.iter().enumerate() {
+            if !self.checker.is_healthy(index) && which(endpoint) {
+                let (backend, endpoint) = (key.clone(), endpoint.address);
+                bulletin.tell(Heard::Checked(Checked { backend, endpoint, good: false, healthy: true }));
+            }
+        }
     }
 }
 

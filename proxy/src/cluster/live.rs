@@ -85,21 +85,30 @@ impl Live {
     ) -> Self {
         let traffic = &backend.traffic;
         let breakers = Breakers::new(&traffic.outlier_ejection, endpoints.len(), now);
-        let members = Members {
+        let mut members = Members {
             places: places(worker, key, backend),
             picker: picker(worker, backend, now),
             backend: Arc::clone(backend),
             endpoints: Endpoints(endpoints),
             breakers,
         };
-        Self {
+        // What active checks have found before this worker called it.
+        for endpoint in key.map(|key| worker.ctx.bulletin.unhealthy(key)).unwrap_or_default() {
+            if let Some(index) = members.index(endpoint) {
+                members.breakers.on_health(index, false, now);
+            }
+        }
+        let told = members.settle();
+        let this = Self {
             key: key.cloned(),
             members: RefCell::new(members),
             budget: RefCell::new(Budget::new(&traffic.retries.budget, worker.ctx.config.workers, now)),
             hedger: RefCell::new(traffic.hedging.as_ref().map(|policy| Hedger::new(policy, now))),
             flights: Rc::default(),
             connections: Cell::new(0),
-        }
+        };
+        this.tell(worker, told);
+        this
     }
 
     /// The endpoints of now, for those of a new backend: whoever stays is the same one.

@@ -115,8 +115,23 @@ fn all_workers_hear_of_what_the_checks_find() {
             };
             assert_eq!(checked, Checked { backend: key.clone(), endpoint, good: false, healthy });
         }
-        // Nobody calls it any more.
-        bulletin.set_calling(0, vec![]);
+        assert_eq!(bulletin.unhealthy(&key), [endpoint]);
+        // Without a policy nobody would ever say that it is well again.
+        rig.backend.traffic = Arc::default();
+        rig.configure();
+        let let_go = async {
+            loop {
+                if let Ok(Heard::Checked(checked)) = heard.recv().await
+                    && checked.healthy
+                {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, let_go).await.expect("it stays unhealthy for ever");
+        let bulletin = &rig.client.ctx.bulletin;
+        assert!(bulletin.unhealthy(&key).is_empty());
+        // And it is checked no more.
         while timeout(Duration::from_millis(500), heard.recv()).await.is_ok() {}
     });
 }

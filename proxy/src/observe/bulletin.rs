@@ -4,8 +4,15 @@
 //! Both are hints. A worker that is too busy to hear all of it misses the oldest; checks repeat what they know, and so
 //! does the control plane.
 
-use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use hashbrown::HashSet;
 use outrigger_proto::spec::{BackendKey, Fleet};
 use tokio::{
     sync::{
@@ -26,6 +33,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Bulletin {
     heard: broadcast::Sender<Heard>,
     calling: watch::Sender<Calling>,
+    /// Endpoints that checks find unhealthy, for a worker that begins to call their backend.
+    sick: Mutex<HashSet<(BackendKey, SocketAddr)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,14 +65,36 @@ pub struct Changes(watch::Receiver<Calling>);
 
 impl Default for Bulletin {
     fn default() -> Self {
-        Self { heard: broadcast::channel(CAPACITY).0, calling: watch::Sender::default() }
+        Self {
+            heard: broadcast::channel(CAPACITY).0,
+            calling: watch::Sender::default(),
+            sick: Mutex::default(),
+        }
     }
 }
 
 impl Bulletin {
     pub fn tell(&self, heard: Heard) {
+        if let Heard::Checked(Checked { backend, endpoint, healthy, .. }) = &heard {
+            let mut sick = self.sick();
+            if *healthy {
+                sick.remove(&(backend.clone(), *endpoint));
+            } else {
+                sick.insert((backend.clone(), *endpoint));
+            }
+        }
         // Without workers there is nobody to hear it.
         let _ = self.heard.send(heard);
+    }
+
+    /// The endpoints of a backend that checks find unhealthy now.
+    pub fn unhealthy(&self, backend: &BackendKey) -> Vec<SocketAddr> {
+        let sick = self.sick();
+        sick.iter().filter(|(of, _)| of == backend).map(|(_, endpoint)| *endpoint).collect()
+    }
+
+    fn sick(&self) -> MutexGuard<'_, HashSet<(BackendKey, SocketAddr)>> {
+        self.sick.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn listen(&self) -> broadcast::Receiver<Heard> {
@@ -177,6 +208,19 @@ mod tests {
                 assert_eq!((changes[0].to, changes[0].endpoint), (to, endpoint));
                 assert_eq!(changes[0].cause, Cause::HealthCheck);
             }
+            // A worker that calls it only now knows, too.
+            ctx.bulletin.tell(told(false));
+            assert_eq!(ctx.bulletin.unhealthy(&backend), [endpoint]);
+            timeout(PATIENCE, ctx.events.has_news()).await.expect("no worker has heard it");
+            let recent = ctx.events.recent().len();
+            let late = Worker::new(Arc::clone(ctx), 1);
+            let snapshot = late.snapshot();
+            let cluster = late.clusters.backend(&late, &backend, snapshot.backend(&backend).unwrap());
+            let circuits = cluster.live.endpoints();
+            let of = |address| circuits.iter().find(|(one, _)| one.spec.address == address).unwrap().1;
+            assert_eq!(of(endpoint), (Circuit::Open, false));
+            assert_eq!(of(rig.backend.endpoints[1].address), (Circuit::Closed, true));
+            assert_eq!(ctx.events.recent().len(), recent + 1);
         });
     }
 }
