@@ -1,8 +1,9 @@
 //! End-to-end tests: the shipped binaries in network namespaces, with real redirect rules and real peers.
 //!
 //! Each test has a lab, and most a mesh, of its own, so that they run side by side; those in `protocols` and `addresses`
-//! share one shop, because they only look. A test that cannot run here says why and counts as ignored. The long forms
-//! (outages of a minute instead of ten seconds) run with `OUTRIGGER_LONG=1`.
+//! share one shop, because they only look, and most of `resilience` one farm, where each has services of its own. A test
+//! that cannot run here says why and counts as ignored. The long forms (outages of a minute instead of ten seconds) run
+//! with `OUTRIGGER_LONG=1`.
 //!
 //! The process starts itself again inside namespaces (see `outrigger_lab::enter`), therefore `harness = false`.
 
@@ -18,8 +19,8 @@ mod drain;
 mod limits;
 mod policy;
 mod protocols;
+mod resilience;
 mod rotation;
-mod support;
 mod wire;
 
 /// More than cores: most tests wait for programs to start most of the time.
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         drain::tests(),
         policy::tests(),
         credentials::tests(),
+        resilience::tests(),
         limits::tests(),
         wire::tests(),
         addresses::tests(),
@@ -48,5 +50,6 @@ fn main() -> ExitCode {
     let trials = tests.into_iter().flatten().map(|test| test.into_trial(refusal.clone())).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     support::shop::close();
+    support::farm::close();
     conclusion.exit_code()
 }

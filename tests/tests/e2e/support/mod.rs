@@ -1,5 +1,9 @@
-//! What the tests have in common: how one is declared and run, the shared shop, load, origins, raw bytes.
+//! What the tests have in common: how one is declared and run, the shared shop and farm, calls and load, applications
+//! that do as they are told, raw bytes.
 
+pub(crate) mod app;
+pub(crate) mod call;
+pub(crate) mod farm;
 pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod peers;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 use outrigger_lab::{Lab, find_program};
 
-use super::{peers, shop};
+use super::{farm, peers, shop};
 
 pub(crate) struct Test {
     name: &'static str,
@@ -26,6 +26,7 @@ pub(crate) enum Need {
 enum Body {
     Alone(fn(&Lab) -> Result<()>),
     Shop(fn(&shop::Shop) -> Result<()>),
+    Farm(fn(&farm::Farm) -> Result<()>),
 }
 
 /// Lines of each log that a failure shows.
@@ -40,6 +41,11 @@ impl Test {
     /// In the shared shop, which it must leave as it was.
     pub(crate) fn in_shop(name: &'static str, body: fn(&shop::Shop) -> Result<()>) -> Self {
         Self { name, needs: &[], body: Body::Shop(body) }
+    }
+
+    /// In the shared farm, with services of its own.
+    pub(crate) fn in_farm(name: &'static str, body: fn(&farm::Farm) -> Result<()>) -> Self {
+        Self { name, needs: &[], body: Body::Farm(body) }
     }
 
     pub(crate) fn needs(self, needs: &'static [Need]) -> Self {
@@ -60,6 +66,10 @@ impl Test {
                 Body::Shop(body) => {
                     let shop: Arc<shop::Shop> = shop::open()?;
                     body(&shop).map_err(|error| failed(&error, shop.mesh.lab()))?;
+                }
+                Body::Farm(body) => {
+                    let farm: Arc<farm::Farm> = farm::open()?;
+                    body(&farm).map_err(|error| failed(&error, farm.lab()))?;
                 }
             }
             Ok(Completion::Completed)
