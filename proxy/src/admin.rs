@@ -9,7 +9,7 @@
 //! Loopback is shared with an application that a stranger may talk into making requests, so nothing there changes state
 //! and nothing anywhere prints a key or a token. [`serve`] has the listeners, [`dump`] the documents.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{Method, Request, StatusCode, header::HOST};
 use tokio::sync::{mpsc, oneshot};
@@ -105,11 +105,19 @@ impl Admin {
                 .map(|credential| credential.validity().not_after),
             access_log_dropped: self.ctx.telemetry.access_log_dropped(),
             transitions_dropped: self.ctx.events.dropped(),
-            ejected: self.ctx.events.ejected(),
+            ejected: self.ejected(),
             halls: self.ctx.limits.numbers(),
         };
         let body = self.ctx.telemetry.metrics.render(&observed);
         Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }
+    }
+
+    /// Of every backend that is called, also where none is ejected: a figure that is 0 can be told from one that is gone.
+    fn ejected(&self) -> Vec<(String, u64)> {
+        let called = self.ctx.bulletin.calling().current();
+        let mut counts: BTreeMap<_, _> = called.iter().map(|backend| (backend.to_string(), 0)).collect();
+        counts.extend(self.ctx.events.ejected());
+        counts.into_iter().collect()
     }
 
     /// What each worker says of its upstreams; a worker that has ended says nothing.

@@ -184,7 +184,9 @@ async fn circuits_come_with_their_evidence_and_limits_with_their_numbers() {
         assert_eq!(circuit["why"], "5 failures in a row (limit 5)");
         assert_eq!(circuit["evidence"][0]["what"], "503");
     }
+    made.ctx.bulletin.set_calling(0, vec!["shop/cart:80".parse().unwrap()]);
     let metrics = ask(&admin, Door::Status, "GET", "/metrics").await.body;
+    assert!(metrics.contains("outrigger_endpoints_ejected{service=\"shop/cart:80\"} 0"), "{metrics}");
     let transitions = "outrigger_circuit_transitions_total{service=\"shop/orders:80\",to=\"open\",\
                        cause=\"consecutive-failures\"} 1";
     assert!(metrics.contains(transitions), "{metrics}");
