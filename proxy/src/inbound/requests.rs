@@ -7,7 +7,7 @@
 //! The caller's deadline ends all of it, the waiting too: work that nobody waits for does not reach the application. What
 //! is left of the time goes on with the request.
 
-use std::{pin::pin, rc::Rc, sync::LazyLock};
+use std::{future::Future, pin::pin, rc::Rc, sync::LazyLock, time::Duration};
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use outrigger_core::{
     verdict::Retry,
 };
 use outrigger_proto::spec::{Retries, Timeouts};
+use tokio::time::timeout_at;
 
 use super::Place;
 use crate::{
@@ -39,6 +40,9 @@ use crate::{
 
 /// Towards the application there is no policy of retries, only the defaults.
 static RETRIES: LazyLock<Retries> = LazyLock::new(Retries::default);
+
+/// Beyond what is lost by telling a deadline in whole milliseconds, the timers' own, and a busy machine.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// An HTTP connection to one application.
 pub(crate) struct Served {
@@ -72,7 +76,7 @@ async fn forward(
     // Pinned here and in `send` below: what is handed over by value is in the future of the wait once more.
     let permit = {
         let admitted = pin!(served.door.request(&caller.worker, exchange, &head));
-        due.wait(admitted).await??
+        wait(&due, admitted).await??
     };
     due.check(now())?;
     due.deadline.pass_on(None, &mut head.headers, now());
@@ -84,7 +88,7 @@ async fn forward(
     let (lease, mut response) = {
         // Dropped at the deadline, and with it the application's connection or stream.
         let sending = pin!(send(served, exchange, request::assemble(head, body), copy));
-        due.wait(sending).await??
+        wait(&due, sending).await??
     };
     let mut permits = Vec::new();
     if let Some(mut permit) = permit {
@@ -115,6 +119,15 @@ async fn forward(
         return Ok(Response::from_parts(head, ResponseBody::none()));
     }
     Ok(Response::from_parts(head, ResponseBody::upstream(body, Rc::clone(exchange), None)))
+}
+
+/// Lets something run until the deadline, and a moment longer: a caller's proxy ends the wait itself, which drops this,
+/// and only it knows whether the time was its caller's, its policy's, or that of one attempt.
+async fn wait<F: Future>(due: &Due, future: F) -> Result<F::Output, Error> {
+    match due.deadline.at() {
+        None => Ok(future.await),
+        Some(at) => timeout_at((at + GRACE).into(), future).await.map_err(|_| Error::DeadlineExceeded),
+    }
 }
 
 /// Sends a request to the application. A connection that it closed while it was idle is no fault of the request's, so

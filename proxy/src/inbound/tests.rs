@@ -2,10 +2,10 @@
 
 use std::{cell::Cell, num::NonZeroU32, time::Duration};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
 use outrigger_core::bulkhead;
 use outrigger_proto::spec::{
-    InboundPort, Limits, MtlsMode, PortLimits, Protocol, Queue, RateKey, ServerBulkhead,
+    InboundPort, Limits, MtlsMode, PortLimits, Protocol, Queue, RateKey, ServerBulkhead, Timeouts,
 };
 use tokio::{
     io::{AsyncReadExt as _, DuplexStream, duplex},
@@ -365,5 +365,40 @@ fn a_caller_at_ten_times_its_share_does_not_starve_another() {
         // Two are under way, and two more may begin while this one takes its turn. First come, first served, it would
         // wait for all twenty.
         assert!(overtaken[7] <= 8, "{overtaken:?}");
+    });
+}
+
+#[test]
+fn the_callers_proxy_says_whose_time_was_over() {
+    const CONNECTIONS: u32 = 8;
+    run(|| async {
+        let mut rig = Rig::new(Protocol::Http, 1).await;
+        // Told in whole milliseconds it is less: the server's proxy would be the first.
+        rig.set_timeouts(Timeouts { request: Some(Duration::from_micros(500_990)), ..Default::default() });
+        let (listener, seen) = (rig.servers[0].listener(), Rc::new(Cell::new(0)));
+        task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let seen = Rc::clone(&seen);
+                task::spawn_local(async move {
+                    read_head(&mut stream).await;
+                    seen.set(seen.get() + 1);
+                    // All at once, so that each has a connection of its own; nobody after them is answered.
+                    while seen.get() < CONNECTIONS {
+                        task::yield_now().await;
+                    }
+                    write(&mut stream, OK).await;
+                    read_rest(&mut stream).await;
+                });
+            }
+        });
+        let mut programs: Vec<_> = (0..CONNECTIONS).map(|_| rig.dial()).collect();
+        for program in &mut programs {
+            write(program, POST).await;
+        }
+        for program in &mut programs {
+            assert!(read_until(program, "ok").await.starts_with("HTTP/1.1 200"));
+        }
+        let late = programs.iter_mut().map(|program| refused(program, POST, 504, "request-timeout"));
+        join_all(late).await;
     });
 }
