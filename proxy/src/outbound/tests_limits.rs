@@ -1,10 +1,14 @@
 //! Bulkheads, hedges, what is answered in place of a failure, who is chosen, and opaque connections; through two proxies.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+    time::Duration,
+};
 
 use outrigger_proto::spec::{
     Algorithm, Answer, Cache, Cause, Fallback, FallbackOn, FallbackTo, HashOn, HedgeDelay, Hedging, Limits,
-    Protocol, Queue, Route, Subset, Table, WeightedBackend,
+    Protocol, Queue, RateAlgorithm, RateLimit, Route, Scope, Subset, Table, WeightedBackend,
 };
 use tokio::{
     io::{AsyncReadExt, DuplexStream},
@@ -97,6 +101,31 @@ fn connections_are_limited_and_grow_old() {
         tokio::time::sleep(Duration::from_millis(60)).await;
         assert!(get(&rig).await.starts_with("http/1.1 200"));
         assert_eq!(rig.servers[0].dials.get(), made + 1, "an old connection took a new request");
+    });
+}
+
+#[test]
+fn calls_that_leave_have_a_rate() {
+    run(|| async {
+        let mut rig = Rig::new(Protocol::Http, 1).await;
+        let count = rig.servers[0].serve(|_, _| status(200, ""));
+        rig.set_traffic(|traffic| {
+            traffic.rate_limits.push(RateLimit {
+                name: "TrafficPolicy/shop/orders/0".into(),
+                algorithm: RateAlgorithm::TokenBucket,
+                requests: NonZeroU64::MIN,
+                per: Duration::from_secs(1000),
+                burst: NonZeroU64::MIN,
+                key: Vec::new(),
+                scope: Scope::Local,
+                dry_run: false,
+                max_keys: NonZeroU32::MIN,
+            });
+        });
+        assert!(get(&rig).await.starts_with("http/1.1 200"));
+        let refused = get(&rig).await;
+        assert!(refused.starts_with("http/1.1 429") && refused.contains("retry-after: "), "{refused}");
+        assert_eq!((reason(&refused), count.get()), ("rate-limited", 1));
     });
 }
 
