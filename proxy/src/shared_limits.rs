@@ -34,6 +34,7 @@ use tokio::{sync::oneshot, time::sleep_until};
 
 use crate::{error::Error, metrics, telemetry::Shard, worker::now};
 
+pub mod configured;
 mod limiter;
 
 pub use limiter::{Limiter, Rule, Rules};
@@ -210,6 +211,12 @@ impl Hall {
             state.settle();
             self.adaptive.store(config.adaptive.is_some(), Relaxed);
         }
+    }
+
+    /// Limits nothing any more.
+    fn lift(&self) {
+        let queue = lock(&self.state).config.queue;
+        self.set_config(Config { queue, ..Config::default() });
     }
 
     pub fn name(&self) -> &Name {

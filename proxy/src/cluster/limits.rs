@@ -1,13 +1,13 @@
 //! The limits that a backend's policy sets, found once and kept for as long as the policy is the same.
 
-use std::{cell::RefCell, num::NonZeroU32, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use hashbrown::HashMap;
 use outrigger_core::bulkhead::Config;
 use outrigger_proto::spec::{Backend, BackendKey};
 
 use crate::{
-    shared_limits::{Hall, Name, Rules},
+    shared_limits::{Hall, Name, Rules, configured},
     worker::Worker,
 };
 
@@ -29,24 +29,17 @@ pub struct Limits {
 impl Limits {
     pub(super) fn of(worker: &Worker, key: Option<&BackendKey>, backend: &Backend) -> Self {
         let Some(key) = key else { return Self::default() };
-        let traffic = &backend.traffic;
         let shared = &worker.ctx.limits;
-        let bulkhead = &traffic.bulkhead;
-        let config = |total| Config { total, queue: bulkhead.queue, ..Config::default() };
-        let limited = bulkhead.upstream.requests.is_some() || bulkhead.adaptive.is_some();
-        let requests = Config { adaptive: bulkhead.adaptive, ..config(bulkhead.upstream.requests) };
-        let connections = bulkhead.upstream.connections;
-        let endpoints = u32::try_from(backend.endpoints.len()).ok().and_then(NonZeroU32::new);
-        let places = bulkhead.endpoint.requests.zip(endpoints).filter(|_| bulkhead.queue.is_some());
-        let all = places.map(|(each, endpoints)| each.saturating_mul(endpoints));
+        let hall = |name: fn(BackendKey) -> Name, config: Option<Config>| {
+            config.map(|config| shared.hall(name(key.clone()), config))
+        };
         Self {
-            upstream: limited.then(|| shared.hall(Name::Upstream(key.clone()), requests)),
-            endpoints: all.map(|all| shared.hall(Name::Endpoints(key.clone()), config(Some(all)))),
-            connections: connections
-                .map(|most| shared.hall(Name::UpstreamConnections(key.clone()), config(Some(most)))),
-            rates: shared.rules(&traffic.rate_limits),
+            upstream: hall(Name::Upstream, configured::requests(backend)),
+            endpoints: hall(Name::Endpoints, configured::requests_of_endpoints(backend)),
+            connections: hall(Name::UpstreamConnections, configured::connections(backend)),
+            rates: shared.rules(&backend.traffic.rate_limits),
             routes: RefCell::default(),
-            route: bulkhead.route_requests.map(|most| config(Some(most))),
+            route: configured::requests_of_route(backend),
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::Error,
     http::exchange::Exchange,
-    shared_limits::{Hall, Name, Permit, Rules, Who},
+    shared_limits::{Hall, Name, Permit, Rules, Who, configured},
     worker::Worker,
 };
 
@@ -113,30 +113,10 @@ impl Door {
 impl Limits {
     fn new(worker: &Worker, port: u16, policy: &Arc<PortLimits>) -> Self {
         let all = &worker.ctx.limits;
-        let hall = |name, config: Config| {
-            let Config { total, per_key, adaptive, queue: _ } = &config;
-            let limits = total.is_some() || per_key.is_some() || adaptive.is_some();
-            limits.then(|| all.hall(name, config))
-        };
-        let bulkhead = policy.bulkhead.as_ref();
+        let hall = |name, config: Option<Config>| config.map(|config| all.hall(name, config));
         Self {
-            requests: bulkhead.and_then(|bulkhead| {
-                let config = Config {
-                    total: bulkhead.total.requests,
-                    per_key: bulkhead.per_caller.requests,
-                    queue: bulkhead.queue,
-                    adaptive: bulkhead.adaptive,
-                };
-                hall(Name::Port(port), config)
-            }),
-            connections: bulkhead.and_then(|bulkhead| {
-                let config = Config {
-                    total: bulkhead.total.connections,
-                    per_key: bulkhead.per_caller.connections,
-                    ..Config::default()
-                };
-                hall(Name::PortConnections(port), config)
-            }),
+            requests: hall(Name::Port(port), configured::requests_to_port(policy)),
+            connections: hall(Name::PortConnections(port), configured::connections_to_port(policy)),
             rules: all.rules(&policy.rate_limits),
             policy: Arc::clone(policy),
         }

@@ -43,8 +43,10 @@ impl SharedLimits {
     }
 
     /// Makes the limiters of all shared limits of a configuration, so that this proxy has its share of each before
-    /// somebody asks. One that has not heard of its share admits the whole limit.
+    /// somebody asks. One that has not heard of its share admits the whole limit. Whoever waits at a bulkhead is decided
+    /// on anew.
     pub fn adopt(&self, snapshot: &Snapshot) {
+        self.adjust(snapshot);
         let shared = |limit: &&RateLimit| limit.scope == Scope::Shared;
         for_each_policy(snapshot, |policies| {
             policies.iter().filter(shared).for_each(|policy| drop(self.limiter(policy)));

@@ -2,7 +2,9 @@ use std::{future::Future, num::NonZeroU32};
 
 use futures_util::{FutureExt as _, future::join_all};
 use outrigger_core::verdict::Reason;
-use outrigger_proto::spec::{Adaptive, Queue};
+use outrigger_proto::spec::{
+    Adaptive, Body, Inbound, InboundPort, Limits, PortLimits, Queue, Resource, ServerBulkhead, Update,
+};
 use tokio::time::{advance, sleep, timeout};
 
 use super::*;
@@ -143,6 +145,35 @@ async fn a_new_policy_applies_to_who_is_there() {
     drop((_first, hall));
     limits.prune(&Snapshot::default());
     assert!(limits.numbers().is_empty());
+}
+
+/// A configuration with a bulkhead for port 80, or none.
+fn configuration(total: Option<u32>) -> Snapshot {
+    let port = total.map(|total| {
+        let Config { total, queue, .. } = config(total, 5);
+        let total = Limits { requests: total, ..Limits::default() };
+        let bulkhead = Some(ServerBulkhead { total, queue, ..ServerBulkhead::default() });
+        let limits = Some(Arc::new(PortLimits { bulkhead, ..PortLimits::default() }));
+        (80.try_into().unwrap(), InboundPort { limits, ..InboundPort::default() })
+    });
+    let inbound = Inbound { ports: port.into_iter().collect(), ..Inbound::default() };
+    let resources = vec![Resource { version: "1".into(), body: Body::Inbound(Arc::new(inbound)) }];
+    Snapshot::default().apply(Update { nonce: 1, resources, removed: Vec::new() }).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_configuration_is_for_who_waits_also_when_nobody_else_comes() {
+    let (limits, shard) = (SharedLimits::default(), shard());
+    let hall = limits.hall(Name::Port(80), config(1, 5));
+    let _first = hall.admit(&None, &shard).await.unwrap();
+    let [mut second, mut third] = [Box::pin(hall.admit(&None, &shard)), Box::pin(hall.admit(&None, &shard))];
+    assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+    limits.adopt(&configuration(Some(2)));
+    let _second = soon(second).await.unwrap();
+    assert!((&mut third).now_or_never().is_none());
+    limits.adopt(&configuration(None));
+    assert!(soon(third).await.is_ok(), "nothing limits it any more");
+    assert_eq!(hall.numbers().limit, None);
 }
 
 #[tokio::test]
