@@ -16,11 +16,15 @@ mod addresses;
 mod control_plane;
 mod credentials;
 mod drain;
+mod fleet;
 mod limits;
 mod policy;
 mod protocols;
 mod resilience;
 mod rotation;
+mod server_limits;
+mod shared_limits;
+mod support;
 mod wire;
 
 /// More than cores: most tests wait for programs to start most of the time.
@@ -36,12 +40,15 @@ fn main() -> ExitCode {
     };
     let tests = [
         // The longest first: the others fill the gaps.
+        shared_limits::tests(),
         rotation::tests(),
         control_plane::tests(),
         drain::tests(),
         policy::tests(),
         credentials::tests(),
         resilience::tests(),
+        fleet::tests(),
+        server_limits::tests(),
         limits::tests(),
         wire::tests(),
         addresses::tests(),

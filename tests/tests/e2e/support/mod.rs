@@ -2,8 +2,11 @@
 //! that do as they are told, raw bytes.
 
 pub(crate) mod app;
+pub(crate) mod ask;
+pub(crate) mod booth;
 pub(crate) mod call;
 pub(crate) mod farm;
+pub(crate) mod guarded;
 pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod peers;
@@ -25,4 +28,11 @@ pub(crate) fn bind_again<T>(mut start: impl FnMut() -> anyhow::Result<T>) -> any
         start().map_err(|error| last = Some(error)).ok()
     });
     started.map_err(|error| last.unwrap_or(error))
+}
+
+/// Says what was measured, with `OUTRIGGER_FIGURES=1`.
+pub(crate) fn figure(text: &str) {
+    if std::env::var("OUTRIGGER_FIGURES").is_ok_and(|value| value == "1") {
+        eprintln!("figure: {text}");
+    }
 }
