@@ -1,6 +1,6 @@
 """A gRPC service and its client in another language. Messages are plain bytes: no generated code.
 
-    grpc_peer.py serve ADDRESS NAME
+    grpc_peer.py serve ADDRESS NAME [CODE]   with a code: every unary call fails with it, and so do health checks
     grpc_peer.py check TARGET        all four kinds of calls; prints one "ok ..." line each
     grpc_peer.py hold TARGET         one bidirectional stream until SIGTERM; prints every answer, then the status
 """
@@ -22,6 +22,8 @@ LARGE = 3 * 1024 * 1024
 
 
 def unary(request, context):
+    if FAILS_WITH:
+        context.abort(grpc.StatusCode[FAILS_WITH], "as started")
     context.send_initial_metadata((("x-initial", "first"),))
     context.set_trailing_metadata((("x-trailer", "last"), ("x-bin-bin", b"\x00\xff")))
     if request == b"fail":
@@ -50,6 +52,11 @@ def bidi(requests, context):
         yield NAME + b":" + request
 
 
+def health(request, context):
+    # grpc.health.v1.HealthCheckResponse: field 1 is the status, 1 is SERVING, 2 is NOT_SERVING.
+    return b"\x08\x02" if FAILS_WITH else b"\x08\x01"
+
+
 def serve(address):
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
@@ -59,6 +66,8 @@ def serve(address):
     }
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    check = {"Check": grpc.unary_unary_rpc_method_handler(health)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", check),))
     if not server.add_insecure_port(address):
         sys.exit(f"cannot listen on {address}")
     server.start()
@@ -151,6 +160,7 @@ if __name__ == "__main__":
     mode, target = sys.argv[1:3]
     if mode == "serve":
         NAME = sys.argv[3].encode()
+        FAILS_WITH = sys.argv[4] if len(sys.argv) > 4 else None
         serve(target)
     options = [("grpc.max_receive_message_length", 2 * LARGE), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(target, options) as channel:

@@ -8,13 +8,21 @@ use crate::support::Test;
 
 mod cache;
 mod client_limits;
+mod ejection;
 mod fallback;
 mod retries;
 mod timeouts;
 
 pub(crate) fn tests() -> Vec<Test> {
-    [client_limits::tests(), timeouts::tests(), retries::tests(), fallback::tests(), cache::tests()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        ejection::tests(),
+        client_limits::tests(),
+        timeouts::tests(),
+        retries::tests(),
+        fallback::tests(),
+        cache::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -260,13 +260,22 @@ impl Stand<'_> {
 
     /// Until a caller's proxy has the service with its policy.
     pub(crate) fn wait_known(&self, caller: &Workload) -> Result<()> {
-        let mut last = String::new();
-        let wanted = format!("\"{}\"", self.name);
+        let mut last = Value::Null;
+        let mut refused = Vec::new();
+        let file = format!("{}.yaml", self.name);
         wait_for(SOON, &format!("{} in the control plane", self.name), || {
-            last = self.farm.mesh.control_plane_get(0, "/status").map_or_else(|e| e.to_string(), |a| a.body);
-            last.contains(&wanted)
+            last = self.farm.status().unwrap_or_default();
+            let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+            refused = list(&last["configuration"]["errors"]);
+            refused.retain(|error| error["file"] == file.as_str());
+            !refused.is_empty() || list(&last["services"]).iter().any(|one| one["name"] == self.name.as_str())
         })
-        .with_context(|| last.chars().take(3000).collect::<String>())?;
+        .with_context(|| last["configuration"].to_string())?;
+        if !refused.is_empty() {
+            // Nobody else's configuration is taken as long as this is there.
+            self.farm.mesh.remove(&file)?;
+            bail!("{refused:?}");
+        }
         // Asking for the address makes the proxy subscribe to it.
         drop(raw::connect(&caller.pod, self.target));
         wait_for(SOON, &format!("{} in the proxy of {}", self.name, caller.name()), || {

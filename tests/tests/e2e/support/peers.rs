@@ -40,7 +40,12 @@ fn repository() -> PathBuf {
 
 /// nginx in one process, with the given `http` section.
 pub(crate) fn nginx(lab: &Lab, pod: &Pod, http: &str) -> Result<Command> {
-    let directory = lab.directory().join(format!("{}-nginx", pod.name()));
+    nginx_named(lab, pod, pod.name(), http)
+}
+
+/// The same, one of several in a pod.
+pub(crate) fn nginx_named(lab: &Lab, pod: &Pod, name: &str, http: &str) -> Result<Command> {
+    let directory = lab.directory().join(format!("{name}-nginx"));
     fs::create_dir_all(directory.join("html"))?;
     let prefix = directory.display();
     // One process without a change of user: in a user namespace there is no other.
