@@ -24,6 +24,7 @@ mod resilience;
 mod rotation;
 mod server_limits;
 mod shared_limits;
+mod support;
 mod wire;
 
 /// More than cores: most tests wait for programs to start most of the time.
