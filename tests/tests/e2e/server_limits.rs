@@ -5,11 +5,12 @@
 
 use anyhow::{Result, ensure};
 
-use crate::support::{Test, ask::Told};
+use crate::support::{Need, Test, ask::Told};
 
 mod bulkheads;
 mod changes;
 mod deadlines;
+mod ports;
 mod rates;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -29,16 +30,21 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("server_rate_limit_keys_count_apart", rates::keys),
         Test::new("server_rate_limit_dry_run_counts_and_refuses_nobody", rates::dry_run),
         Test::new("server_rate_limit_counts_opaque_connections", rates::opaque),
+        Test::new("server_policy_with_more_labels_goes_first_field_by_field", ports::precedence),
+        Test::new("server_policy_declares_what_a_port_speaks", ports::protocols),
+        Test::new("server_refusals_are_grpc_statuses_in_another_language", ports::other_language)
+            .needs(&[Need::Python]),
     ]
 }
 
 const FULL: &str = "bulkhead-full";
 const LIMITED: &str = "rate-limited";
 
-/// How many were admitted, and that all others were refused for this reason with this status.
+/// How many were admitted, and that all others were refused for this reason with this status, or its gRPC equivalent.
 fn admitted(told: &[Told], reason: &str, status: u16) -> Result<usize> {
     let good = told.iter().filter(|told| told.is_good()).count();
-    let refused = told.iter().filter(|told| told.reason() == reason && told.status == status).count();
+    let says = |told: &&Told| told.status == status || told.field("grpc-status") == Some("8");
+    let refused = told.iter().filter(|told| told.reason() == reason).filter(says).count();
     ensure!(good + refused == told.len(), "wanted good answers or {status} {reason}: {told:?}");
     Ok(good)
 }

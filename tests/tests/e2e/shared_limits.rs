@@ -27,6 +27,8 @@ use crate::support::{
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("shared_limit_holds_over_instances_that_move_die_and_lose_the_control_plane", moves),
+        Test::new("shared_limit_of_callers_holds_for_all_of_them_together", callers),
+        Test::new("shared_limit_survives_one_of_two_control_planes", two_control_planes),
         Test::new("shared_limit_by_key_follows_demand_and_status_shows_the_shares", by_key),
     ]
 }
@@ -51,7 +53,7 @@ struct Scene {
     mesh: Mesh,
 }
 
-fn scene(lab: &Lab, instances: usize, limit: &str) -> Result<Scene> {
+fn scene(lab: &Lab, control_planes: usize, instances: usize, limit: &str) -> Result<Scene> {
     let service = Service::new("store").port(80, SHARED, "http").port(81, LOCAL, "http");
     let spec = format!(
         "  selector: {{app: store}}\n  ports:\n  \
@@ -59,6 +61,7 @@ fn scene(lab: &Lab, instances: usize, limit: &str) -> Result<Scene> {
            - {{port: {LOCAL}, mtls: permissive, rateLimit: [{{name: local, {limit}, scope: local}}]}}\n"
     );
     let mesh = Mesh::builder()
+        .replicas(control_planes)
         .file("store.yaml", service.yaml())
         .file("server.yaml", policy("ServerPolicy", "store", &spec))
         .start(lab)?;
@@ -146,7 +149,7 @@ fn close(rate: f64) -> bool {
 }
 
 fn moves(lab: &Lab) -> Result<()> {
-    let mut scene = scene(lab, 4, "requests: 100, per: 1s, burst: 20")?;
+    let mut scene = scene(lab, 1, 4, "requests: 100, per: 1s, burst: 20")?;
     let holds = |scene: &Scene, what: &str, instances: &[usize]| -> Result<()> {
         let rate = scene.settled(what, SHARED, instances, close)?;
         ensure!(close(rate), "{what}: {rate} per second were admitted instead of {LIMIT}");
@@ -182,8 +185,68 @@ fn moves(lab: &Lab) -> Result<()> {
     holds(&scene, "all on one of three with the control plane back", &[0])
 }
 
+fn two_control_planes(lab: &Lab) -> Result<()> {
+    let scene = scene(lab, 2, 2, "requests: 100, per: 1s, burst: 20")?;
+    let rate = scene.settled("all on one of two", SHARED, &[0], close)?;
+    ensure!(close(rate), "{rate} per second were admitted instead of {LIMIT}");
+    // The other one goes on dividing: with nobody to do it, one of two would admit half.
+    scene.mesh.kill_control_plane(0);
+    for (what, instances) in [("all on the other", &[1][..]), ("evenly", &[0, 1])] {
+        let rate =
+            scene.settled(&format!("{what}, one of two control planes gone"), SHARED, instances, close)?;
+        ensure!(close(rate), "{what}: {rate} per second were admitted instead of {LIMIT}");
+    }
+    Ok(())
+}
+
+/// The same on the way out: what all callers of a service may ask for together.
+fn callers(lab: &Lab) -> Result<()> {
+    let service =
+        Service::new("store").address("10.96.0.10").port(80, SHARED, "http").port(81, LOCAL, "http");
+    let limit = |port: u16, scope: &str| {
+        let target = format!("targetRef: {{kind: Service, name: store, port: {port}}}");
+        let limit = format!("rateLimit: [{{name: all, requests: 100, per: 1s, burst: 20, scope: {scope}}}]");
+        policy("TrafficPolicy", &format!("{scope}-{port}"), &format!("  {target}\n  {limit}\n"))
+    };
+    let mesh = Mesh::builder()
+        .file("store.yaml", service.yaml())
+        .file("shared.yaml", limit(80, "shared"))
+        .file("local.yaml", limit(81, "local"))
+        .start(lab)?;
+    let store = mesh.workload("store").start()?;
+    let callers = (0..3).map(|number| mesh.workload(&format!("web-{number}")).start());
+    let callers = callers.collect::<Result<Vec<_>>>()?;
+    for (port, target, shared) in [(80, SHARED, true), (81, LOCAL, false)] {
+        let booth = Booth::start(&store.pod, target, "store")?;
+        let ask = Ask::new(SocketAddr::from(([10, 96, 0, 10], port)), "/");
+        for caller in &callers {
+            wait_for(SOON, "an answer", || ask.once(&caller.pod).is_ok_and(|told| told.is_good()))?;
+        }
+        // Half of it is one caller's, a quarter each of the others.
+        let offered: Vec<_> = callers
+            .iter()
+            .zip([80, 40, 40])
+            .map(|(caller, rate)| Loops::new(ask.clone(), 4).at_rate(rate).start(&caller.pod))
+            .collect::<Result<_>>()?;
+        std::thread::sleep(SETTLED);
+        let mut rates = Vec::new();
+        while rates.len() < 3 && rates.last().is_none_or(|rate| close(*rate) != shared) {
+            let from = Instant::now();
+            std::thread::sleep(WINDOW);
+            let until = Instant::now();
+            rates.push(booth.arrived(from, until) as f64 / (until - from).as_secs_f64());
+        }
+        figure(&format!("160/s by three callers, {}: {rates:.1?}", if shared { "shared" } else { "local" }));
+        ensure!(rates.last().is_some_and(|rate| close(*rate) == shared), "shared: {shared}: {rates:?}");
+        for offered in offered {
+            offered.stop()?.expect_only(&["rate-limited"])?;
+        }
+    }
+    Ok(())
+}
+
 fn by_key(lab: &Lab) -> Result<()> {
-    let scene = scene(lab, 2, "requests: 100, per: 1s, burst: 20, key: [{header: x-user}]")?;
+    let scene = scene(lab, 1, 2, "requests: 100, per: 1s, burst: 20, key: [{header: x-user}]")?;
     let own = |number: usize| scene.instances[number].workload.pod.ipv4().to_string();
     for busy in [0, 1] {
         let offered = Loops::new(scene.ask(busy, SHARED).field("x-user", "u"), 6)

@@ -22,9 +22,11 @@ use crate::support::{
 pub(super) fn most_requests(lab: &Lab) -> Result<()> {
     let shop = Guarded::open(lab, &["web"], &["bulkhead: {total: {maxRequests: 3}}"])?;
     let pod = &shop.callers[0].pod;
-    for (port, room) in [(1, 3), (0, 6)] {
+    // Over HTTP/1.1, and as streams of one connection between the proxies.
+    for (port, room, grpc) in [(1, 3, false), (0, 6, false), (1, 3, true), (0, 6, true)] {
         let came = shop.booths[port].requests();
-        let asked = at_once(pod, vec![shop.ask(port, "/hold"); 6])?;
+        let ask = shop.ask(port, "/hold");
+        let asked = at_once(pod, vec![if grpc { ask.grpc() } else { ask }; 6])?;
         shop.wait_inside(port, room)?;
         asked.wait_answered(6 - room as usize)?;
         // Who is one too many is told so while the others are still under way, in the words of its protocol.

@@ -215,7 +215,9 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
     if grpc {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        let last = futures_util::stream::iter([Ok(Frame::trailers(trailers))]);
+        // One message, without content: a flag and its length.
+        let message = Frame::data(Bytes::from_static(&[0; 5]));
+        let last = futures_util::stream::iter([Ok(message), Ok(Frame::trailers(trailers))]);
         let mut response = Response::new(BodyExt::boxed(StreamBody::new(last)));
         response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         return response;
