@@ -105,6 +105,16 @@ impl Bulletin {
         Changes(self.calling.subscribe())
     }
 
+    /// One more that a worker calls, before it comes to say so itself: what it tells of that backend counts for nothing with
+    /// the control plane until then.
+    pub(crate) fn add_calling(&self, worker: usize, backend: &BackendKey) {
+        let mut backends = self.calling.borrow().by_worker.get(&worker).cloned().unwrap_or_default();
+        if !backends.contains(backend) {
+            backends.push(backend.clone());
+            self.set_calling(worker, backends);
+        }
+    }
+
     pub(crate) fn set_calling(&self, worker: usize, mut backends: Vec<BackendKey>) {
         backends.sort_unstable();
         self.calling.send_if_modified(|calling| {
@@ -177,6 +187,11 @@ mod tests {
         bulletin.set_calling(0, vec![]);
         changes.changed().await;
         assert_eq!(*changes.current(), [key("b")]);
+        bulletin.add_calling(1, &key("a"));
+        changes.changed().await;
+        assert_eq!(*changes.current(), [key("a"), key("b")]);
+        bulletin.add_calling(1, &key("b"));
+        assert!(changes.changed().now_or_never().is_none(), "nothing new in all");
     }
 
     #[test]

@@ -60,6 +60,8 @@ impl Events {
             %service, endpoint = %transition.endpoint, to = words[0], cause = words[1], why = &*transition.why,
             lasts_ms = transition.lasts.map(|lasts| lasts.as_millis() as u64), worker = worker.id, "circuit"
         );
+        // First: an opinion counts only of what is called.
+        worker.ctx.bulletin.add_calling(worker.id, &transition.backend);
         self.put(worker.id, transition);
     }
 
