@@ -6,6 +6,7 @@
 
 use crate::support::Test;
 
+mod balancing;
 mod cache;
 mod client_limits;
 mod ejection;
@@ -16,6 +17,7 @@ mod timeouts;
 pub(crate) fn tests() -> Vec<Test> {
     [
         ejection::tests(),
+        balancing::tests(),
         client_limits::tests(),
         timeouts::tests(),
         retries::tests(),
