@@ -38,7 +38,8 @@ type Sent = Result<(Answered, Permits), Error>;
 
 /// What is to become of an answer that goes to the caller.
 pub(super) struct Taps {
-    view: View,
+    /// `None`: the answer is nothing to remember.
+    view: Option<View>,
     memory: Memory,
     leader: Option<Leader>,
 }
@@ -52,10 +53,12 @@ pub(super) async fn forward(
     let due = plan.due;
     let traffic = &cluster.backend.traffic;
     let notes = &exchange.notes;
-    let view = View::of(&plan.request, !exchange.is_request_over());
-    let mut memory = match &cluster.cache {
+    // Somebody who only has something to fall back on does not need it.
+    let remembers = cluster.cache.is_some() || traffic.coalesce;
+    let view = remembers.then(|| View::of(&plan.request, !exchange.is_request_over()));
+    let mut memory = match cluster.cache.as_ref().zip(view.as_ref()) {
         None => Memory::Bypass,
-        Some(shared) => match cache::look(shared, &view.with(plan.request.headers())) {
+        Some((shared, view)) => match cache::look(shared, &view.with(plan.request.headers())) {
             Found::Answer(hit) => {
                 notes.cache.set(Some(if hit.is_stale() { "stale" } else { "hit" }));
                 return Ok(cache::answer(exchange, &hit));
@@ -73,7 +76,7 @@ pub(super) async fn forward(
     let mut leader = None;
     if traffic.coalesce
         && caller_half.is_none()
-        && let Some(key) = Key::of(&view.with(plan.request.headers()))
+        && let Some(key) = view.as_ref().and_then(|view| Key::of(&view.with(plan.request.headers())))
     {
         match due.wait(cluster.live.flights.join(key)).await? {
             Joined::Leader(leads) => leader = Some(leads),
@@ -191,6 +194,7 @@ impl Taps {
     pub(super) fn begin(self, cluster: &Cluster, status: StatusCode, headers: &HeaderMap) -> Tap {
         let Self { view, memory, leader } = self;
         let leader = leader.and_then(|leader| leader.begin(status, headers));
+        let Some(view) = view else { return Tap { recorder: None, leader } };
         if view.changes(status) {
             cluster.live.flights.seal(&view.authority, &view.path);
         }

@@ -143,9 +143,15 @@ pub(super) async fn send(
     let Some(mut plan) = plan else { return Err(Error::Internal("a request was sent twice")) };
     let mut permits = Permits::new();
     if let Some(halls) = halls {
-        plan.began = None;
-        permits = Box::pin(plan.due.wait(halls.admit(exchange))).await??;
-        plan.due.check(now())?;
+        permits = match halls.try_admit() {
+            Some(permits) => permits,
+            None => {
+                plan.began = None;
+                let permits = Box::pin(plan.due.wait(halls.admit(exchange))).await??;
+                plan.due.check(now())?;
+                permits
+            }
+        };
     }
     Ok((retry::send(exchange, cluster, asked, plan).await?, permits))
 }

@@ -4,19 +4,15 @@
 //! what the other one brings.
 
 use std::{
-    pin::pin,
+    future::Future,
+    pin::{Pin, pin},
     time::{Duration, Instant},
 };
 
 use futures_util::future::{Either, select};
-use http::Request;
 
 use super::attempt::{self, Answered, Sending, Unanswered};
-use crate::{
-    cluster::Cluster,
-    http::{body::RequestBody, request},
-    worker::now,
-};
+use crate::{cluster::Cluster, http::request, worker::now};
 
 /// What to do for a request that may have a second attempt.
 #[derive(Clone, Copy, Debug)]
@@ -36,43 +32,45 @@ pub fn plan(cluster: &Cluster, copy: &request::Copy, now: Instant) -> Option<Hed
     copy.is_complete().then(|| hedger.delay(now).map_or(Hedge::Learn, Hedge::After))
 }
 
-pub async fn race(
+/// `first`: the attempt that is under way, or about to be.
+pub async fn race<F: Future<Output = Result<Answered, Unanswered>>>(
     sending: &Sending<'_>,
-    request: Box<Request<RequestBody>>,
+    mut first: Pin<&mut F>,
     copy: &request::Copy,
     hedge: Hedge,
 ) -> Result<Answered, Unanswered> {
-    let exchange = sending.exchange;
-    let mut first = pin!(attempt::once(sending, request));
     let began = now();
     let hedger = || sending.cluster.live.hedger.borrow_mut();
-    let learn = |since: Duration| {
-        if let Some(hedger) = &mut *hedger() {
-            hedger.on_answer(since, now());
+    if let Hedge::After(delay) = hedge {
+        let late = tokio::select! {
+            biased;
+            result = &mut first => {
+                learn(sending, began);
+                return result;
+            }
+            () = tokio::time::sleep(delay) => hedger().as_mut().is_some_and(|hedger| hedger.withdraw(now())),
+        };
+        if late {
+            // Boxed, because few requests come so far and all would be larger by it.
+            return Box::pin(both(sending, first, copy, began)).await;
         }
-    };
-    let Hedge::After(delay) = hedge else {
-        let result = first.await;
-        learn(now().saturating_duration_since(began));
-        return result;
-    };
-    let waited = tokio::select! {
-        biased;
-        result = &mut first => {
-            learn(now().saturating_duration_since(began));
-            return result;
-        }
-        () = tokio::time::sleep(delay) => hedger().as_mut().is_some_and(|hedger| hedger.withdraw(now())),
-    };
-    if !waited {
-        let result = first.await;
-        learn(now().saturating_duration_since(began));
-        return result;
     }
+    let result = first.await;
+    learn(sending, began);
+    result
+}
+
+async fn both<F: Future<Output = Result<Answered, Unanswered>>>(
+    sending: &Sending<'_>,
+    first: Pin<&mut F>,
+    copy: &request::Copy,
+    began: Instant,
+) -> Result<Answered, Unanswered> {
+    let exchange = sending.exchange;
     let second = pin!(attempt::once(sending, copy.request(exchange)));
     let (result, won) = match select(first, second).await {
         Either::Left((result, second)) => {
-            learn(now().saturating_duration_since(began));
+            learn(sending, began);
             match result {
                 Ok(answered) if is_good(&answered) => (Ok(answered), false),
                 other => match second.await {
@@ -83,7 +81,7 @@ pub async fn race(
         }
         Either::Right((result, first)) => {
             // It lost; how long it would have taken nobody knows, but so long at least.
-            learn(now().saturating_duration_since(began));
+            learn(sending, began);
             match result {
                 Ok(answered) if is_good(&answered) => (Ok(answered), true),
                 other => match (first.await, other) {
@@ -100,6 +98,14 @@ pub async fn race(
         exchange.goes_to(&answered.trial.endpoint().spec);
     }
     result
+}
+
+/// How long the first attempt took, or has taken so far.
+fn learn(sending: &Sending<'_>, began: Instant) {
+    let now = now();
+    if let Some(hedger) = &mut *sending.cluster.live.hedger.borrow_mut() {
+        hedger.on_answer(now.saturating_duration_since(began), now);
+    }
 }
 
 /// Of an attempt that is not good, and an answer that came later.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    pin::pin,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -159,9 +160,13 @@ pub async fn send(
     };
     let mut last = None;
     loop {
-        let result = match (hedge.take(), &copy) {
-            (Some(hedge), Some(copy)) => Box::pin(hedge::race(&sending, request, copy, hedge)).await,
-            _ => attempt::once(&sending, request).await,
+        let result = {
+            let first = pin!(attempt::once(&sending, request));
+            match (hedge.take(), &copy) {
+                // Boxed, because most requests have none; the first attempt is not in it, so it is small.
+                (Some(hedge), Some(copy)) => Box::pin(hedge::race(&sending, first, copy, hedge)).await,
+                _ => first.await,
+            }
         };
         if copy.as_ref().is_some_and(|copy| !copy.is_whole()) {
             attempts.on_body_too_large();
