@@ -11,12 +11,14 @@ mod cache;
 mod client_limits;
 mod ejection;
 mod fallback;
+mod health;
 mod retries;
 mod timeouts;
 
 pub(crate) fn tests() -> Vec<Test> {
     [
         ejection::tests(),
+        health::tests(),
         balancing::tests(),
         client_limits::tests(),
         timeouts::tests(),

@@ -182,7 +182,6 @@ fn open_connections(stand: &Stand<'_>) -> Result<BTreeSet<String>> {
 }
 
 fn max_connection_age(farm: &Farm) -> Result<()> {
-    // Over HTTP/1.1 and over HTTP/2.
     with_and_without(
         "  timeouts: {maxConnectionAge: 500ms}\n",
         "",
