@@ -437,8 +437,7 @@ fn slow_start(lab: &Lab) -> Result<()> {
         format!(
             "apiVersion: outrigger.dev/v1alpha1\nkind: MeshService\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
              addresses: [{address}]\n  ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]\n  endpoints:\n  - \
-             {{address: {}, identity: \"spiffe://mesh.local/ns/shop/sa/store\"}}\n  selector: {{app: store}}\n",
-            known
+             {{address: {known}, identity: \"spiffe://mesh.local/ns/shop/sa/store\"}}\n  selector: {{app: store}}\n"
         )
     };
     let balancer = |name: &str, more: &str| {

@@ -18,7 +18,7 @@ use crate::support::{
     SOON, Test,
     app::{Asked, Say},
     call::{Line, Told},
-    farm::{Builder, Farm, Stand, hold, with_and_without, with_and_without_of},
+    farm::{Builder, Farm, Stand, hold, with_and_without},
 };
 
 pub(crate) fn tests() -> Vec<Test> {

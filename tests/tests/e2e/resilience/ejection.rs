@@ -59,8 +59,10 @@ struct Scene<'f> {
     stand: Stand<'f>,
     /// Servers, ended with the scene.
     running: Mutex<Vec<Box<dyn Any + Send>>>,
-    heal: Box<dyn Fn(&Self) -> Result<()> + Send + Sync + 'f>,
+    heal: Heal<'f>,
 }
+
+type Heal<'f> = Box<dyn Fn(&Scene<'f>) -> Result<()> + Send + Sync + 'f>;
 
 const BAD: usize = 2;
 
@@ -369,10 +371,11 @@ fn detectors(farm: &Farm) -> Result<()> {
     };
     // Every other answer of the last endpoint fails, so there are never two in a row.
     let half = |place: usize, asked: &Asked| {
-        if place == 4 && asked.number % 2 == 0 { Say::status(500) } else { Say::ok("good") }
+        if place == 4 && asked.number.is_multiple_of(2) { Say::status(500) } else { Say::ok("good") }
     };
     let always = |place: usize, _: &Asked| if place == 4 { Say::status(500) } else { Say::ok("good") };
-    let cases: [(&str, &str, &str, &str, fn(usize, &Asked) -> Say); 3] = [
+    type Says = fn(usize, &Asked) -> Say;
+    let cases: [(&str, &str, &str, &str, Says); 3] = [
         ("consecutiveFailures", "4", "1000", "consecutive-failures", always),
         (
             "failurePercentage",

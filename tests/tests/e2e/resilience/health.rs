@@ -213,8 +213,10 @@ fn lone_opinion(lab: &Lab) -> Result<()> {
     let (stores, callers) = thread::scope(|scope| {
         let start = &start;
         let stores = ["one", "two"].map(|name| scope.spawn(move || start(name, "store")));
-        let callers: Vec<_> =
-            (0..CALLERS).map(|number| scope.spawn(move || start(&format!("web-{number}"), "web"))).collect();
+        let mut callers = Vec::new();
+        for number in 0..CALLERS {
+            callers.push(scope.spawn(move || start(&format!("web-{number}"), "web")));
+        }
         let stores = stores.map(|store| store.join().expect("store"));
         let callers = callers.into_iter().map(|caller| caller.join().expect("caller"));
         (stores, callers.collect::<Result<Vec<_>>>())

@@ -63,7 +63,6 @@ pub(crate) struct App {
 #[derive(Default)]
 struct Log {
     asked: Mutex<Vec<Asked>>,
-    connections: AtomicU64,
     running: AtomicU64,
     peak: AtomicU64,
     cancelled: AtomicU64,
@@ -152,10 +151,6 @@ impl App {
         self.log.asked.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }
 
-    pub(crate) fn connections(&self) -> u64 {
-        self.log.connections.load(Ordering::SeqCst)
-    }
-
     /// Requests that were under way at the same time, at most.
     pub(crate) fn peak(&self) -> u64 {
         self.log.peak.load(Ordering::SeqCst)
@@ -184,7 +179,6 @@ async fn accept(listener: std::net::TcpListener, handler: Handler, log: Arc<Log>
     let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        log.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(serve(stream, Arc::clone(&handler), Arc::clone(&log)));
     }
 }

@@ -88,7 +88,8 @@ impl Call {
     /// So many at the same time, each on a connection of its own.
     pub(crate) fn at_once(&self, from: &Pod, count: usize) -> Result<Vec<Told>> {
         thread::scope(|scope| {
-            let calls: Vec<_> = (0..count).map(|_| scope.spawn(|| self.send(from))).collect();
+            let mut calls = Vec::new();
+            calls.resize_with(count, || scope.spawn(|| self.send(from)));
             calls.into_iter().map(|call| call.join().map_err(|_| anyhow!("a call panicked"))?).collect()
         })
     }
@@ -140,7 +141,7 @@ impl Call {
         connection.abort();
         let grpc = fields.iter().find(|(name, _)| name == "grpc-status");
         let grpc = grpc.and_then(|(_, value)| value.parse().ok());
-        let bytes = collected.map(|body| body.to_bytes()).unwrap_or_default();
+        let bytes = collected.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let body = String::from_utf8_lossy(bytes.get(5..).unwrap_or_default()).into_owned();
         Ok(Told { status: head.status.as_u16(), grpc, fields, body, whole, took: start.elapsed() })
     }

@@ -80,10 +80,7 @@ pub(crate) fn close() {
 impl Farm {
     /// In zone `a`: web and the hosts with even numbers. In zone `b`: the others.
     fn build(lab: &Lab) -> Result<Self> {
-        Self::with_hosts(Mesh::builder().start(lab)?, HOSTS)
-    }
-
-    pub(crate) fn with_hosts(mesh: Mesh, count: usize) -> Result<Self> {
+        let mesh = Mesh::builder().start(lab)?;
         // All at once: most of it is waiting.
         let (hosts, web) = thread::scope(|scope| {
             let mesh = &mesh;
@@ -98,7 +95,10 @@ impl Farm {
                     .proxy_arg(zone)
                     .start()
             };
-            let hosts: Vec<_> = (0..count).map(|number| scope.spawn(move || host(number))).collect();
+            let mut hosts = Vec::new();
+            for number in 0..HOSTS {
+                hosts.push(scope.spawn(move || host(number)));
+            }
             let web = scope.spawn(|| mesh.workload("web").proxy_arg("--zone").proxy_arg("a").start());
             let hosts = hosts.into_iter().map(|host| host.join().expect("host")).collect::<Result<Vec<_>>>();
             (hosts, web.join().expect("web"))
