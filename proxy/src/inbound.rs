@@ -179,6 +179,11 @@ impl Arrival {
             return self.turn_away(io, &error).await;
         }
         let http2 = declared_http2(declared);
+        let winner = match (declared, winner) {
+            // Carried as they are, also when its caller spoke before the application was there and it looks like HTTP.
+            (Protocol::Tcp | Protocol::Tls, Detection::Http1 | Detection::Http2) => Detection::Opaque,
+            (_, winner) => winner,
+        };
         match winner {
             Detection::Http1 => self.serve_http(Io::Plain(io), plain, door, false).await,
             Detection::Http2 => self.serve_http(Io::Plain(io), plain, door, true).await,

@@ -74,12 +74,11 @@ pub(super) fn protocols(lab: &Lab) -> Result<()> {
         store.access_log().lines().any(|line| line.contains(&service) && line.contains(&kind))
     };
     for (port, kind, other) in [(9000, "request", ""), (9002, "connection", "request")] {
-        let told = raw::exchange(
-            &stranger,
-            at(port),
-            b"GET /x HTTP/1.1\r\nhost: store.shop\r\nconnection: close\r\n\r\n",
-        );
-        ensure!(told.as_ref().is_ok_and(|told| told.ends_with("reached")), "port {port}: {told:?}");
+        let mut stream = raw::connect(&stranger, at(port))?;
+        std::io::Write::write_all(&mut stream, b"GET /x HTTP/1.1\r\nhost: store.shop\r\n\r\n")?;
+        let (_, body) = raw::read_answer(&mut stream)?;
+        ensure!(body == b"reached", "port {port}: {body:?}");
+        drop(stream);
         wait_for(SOON, &format!("port {port} in the access log as {kind}"), || log(port, kind))?;
         ensure!(other.is_empty() || !log(port, other), "port {port} was taken for HTTP");
     }
