@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -38,7 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
 /// No detector is on: only checks decide.
 const ALONE: &str = "  outlierEjection: {enabled: false}\n  retries: {attempts: 0}\n  loadBalancer: {algorithm: round-robin}\n";
 const OFTEN: &str =
-    "interval: 100ms, timeout: 100ms, unhealthyAfter: 2, healthyAfter: 2, fleetPerSecond: 1000";
+    "interval: 300ms, timeout: 300ms, unhealthyAfter: 2, healthyAfter: 2, fleetPerSecond: 1000";
 
 fn alone<'f>(farm: &'f Farm, lines: &str) -> Builder<'f> {
     farm.stand(&[0, 1]).policy(&format!("{ALONE}{lines}"))
@@ -46,7 +46,8 @@ fn alone<'f>(farm: &'f Farm, lines: &str) -> Builder<'f> {
 
 /// Asks until the checks have had time to say something: they begin with the first request.
 fn settle(stand: &Stand<'_>, ask: impl Fn() -> Result<()>) -> Result<bool> {
-    for _ in 0..60 {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) {
         ask()?;
         if stand.not_closed()? == [1] {
             return Ok(true);
@@ -102,10 +103,14 @@ fn http_terms(farm: &Farm) -> Result<()> {
     let check = |http: &str, more: &str| {
         format!("  healthCheck: {{http: {{path: /healthz{http}}}, {OFTEN}{more}}}\n")
     };
-    // Which statuses are good is the policy's to say.
+    // Which statuses are good is the policy's to say. No check runs into its timeout here.
+    let with_time = |http: &str, time: &str| {
+        let own = format!("interval: {time}, timeout: {time}");
+        check(http, "").replace("interval: 300ms, timeout: 300ms", &own)
+    };
     with_and_without(
-        &check("", ""),
-        &check(", expected: [\"200-299\", \"404\"]", ""),
+        &with_time("", "1s"),
+        &with_time(", expected: [\"200-299\", \"404\"]", "1s"),
         |lines| {
             alone(farm, lines).apps(|place, asked| {
                 if place == 1 && asked.path == "/healthz" { Say::status(404) } else { Say::ok("good") }
@@ -116,10 +121,9 @@ fn http_terms(farm: &Farm) -> Result<()> {
     // A good answer that comes too late is a bad one.
     let slow = |place: usize, asked: &Asked| {
         let say = Say::ok("good");
-        if place == 1 && asked.path == "/healthz" { say.after(Duration::from_millis(400)) } else { say }
+        if place == 1 && asked.path == "/healthz" { say.after(Duration::from_secs(1)) } else { say }
     };
-    let patient = check("", "").replace("interval: 100ms, timeout: 100ms", "interval: 3s, timeout: 3s");
-    with_and_without(&check("", ""), &patient, |lines| alone(farm, lines).apps(slow), out)
+    with_and_without(&check("", ""), &with_time("", "5s"), |lines| alone(farm, lines).apps(slow), out)
 }
 
 fn grpc(farm: &Farm) -> Result<()> {

@@ -142,8 +142,8 @@ fn by_reset(farm: &Farm) -> Result<()> {
 
 fn by_time(farm: &Farm) -> Result<()> {
     with_and_without(
-        "  timeouts: {perTry: 300ms}\n",
-        "  timeouts: {perTry: 300ms}\n  retries: {on: {timeout: false}}\n",
+        "  timeouts: {perTry: 1s}\n",
+        "  timeouts: {perTry: 1s}\n  retries: {on: {timeout: false}}\n",
         |lines| alone(farm, 2, lines).apps(first(Say::nothing)),
         |stand| repaired(stand, &stand.get("/")),
     )

@@ -38,7 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// What takes so long has taken longer than every timeout here, by far.
-const LONG: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(4);
 
 fn alone<'f>(farm: &'f Farm, hosts: &[usize], lines: &str) -> Builder<'f> {
     let alone = "  outlierEjection: {enabled: false}\n  retries: {attempts: 0}\n";
@@ -103,15 +103,15 @@ fn response_header(farm: &Farm) -> Result<()> {
     )?;
     // An upload that takes longer is not what it is about; it is for `perTry`.
     with_and_without(
-        "  timeouts: {responseHeader: 400ms}\n",
-        "  timeouts: {perTry: 400ms}\n",
+        "  timeouts: {responseHeader: 1s}\n",
+        "  timeouts: {perTry: 1s}\n",
         |lines| alone(farm, &[0], lines).apps(|_, _| Say::ok("good")),
         |stand| {
             let mut stream = raw::connect(stand.web(), stand.target)?;
             stream.write_all(
                 b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\nconnection: close\r\n\r\n01234",
             )?;
-            thread::sleep(Duration::from_secs(1)); // the upload's own time
+            thread::sleep(Duration::from_millis(1500)); // the upload's own time
             drop(stream.write_all(b"56789"));
             let answer = raw::read_to_end(&mut stream)?;
             hold!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -122,7 +122,7 @@ fn response_header(farm: &Farm) -> Result<()> {
 
 fn stream_idle(farm: &Farm) -> Result<()> {
     with_and_without(
-        "  timeouts: {streamIdle: 300ms}\n",
+        "  timeouts: {streamIdle: 1s}\n",
         "",
         |lines| alone(farm, &[0], lines).apps(|_, _| Say::ok("0123456789").stalling(LONG)),
         |stand| {
