@@ -76,7 +76,8 @@ fn link(backend: &Backend, now: Instant, rng: &mut SmallRng) -> Linked {
 
 fn picker(backend: &Backend, now: Instant, rng: &mut SmallRng) -> Picker {
     let today = SystemTime::UNIX_EPOCH;
-    let members: Vec<_> = backend.endpoints.iter().map(|endpoint| Member::new(endpoint, now, today)).collect();
+    let members: Vec<_> =
+        backend.endpoints.iter().map(|endpoint| Member::new(endpoint, now, today)).collect();
     Picker::new(&backend.traffic.load_balancer, &members, "", rng, now)
 }
 
@@ -86,7 +87,8 @@ fn key(number: u32) -> BackendKey {
 
 /// One endpoint has this weight, the others 1.
 fn encode(number: u32, endpoints: u32, weight: NonZeroU32) -> Vec<u8> {
-    let identity = SpiffeId::parse(&format!("spiffe://mesh.local/ns/shop/sa/service-{number}")).expect("legal");
+    let identity =
+        SpiffeId::parse(&format!("spiffe://mesh.local/ns/shop/sa/service-{number}")).expect("legal");
     let zone: Arc<str> = "zone-a".into();
     let endpoint = |index: u32| Endpoint {
         address: ((10 << 24 | number << 16 | index).to_be_bytes(), 8080).into(),
