@@ -35,10 +35,10 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 #[path = "hot_path/again.rs"]
 mod again;
-#[path = "hot_path/memory.rs"]
-mod memory;
 #[path = "hot_path/limits.rs"]
 mod limits;
+#[path = "hot_path/memory.rs"]
+mod memory;
 
 const ROUNDS: u32 = 7;
 const CALLS: u32 = 200_000;

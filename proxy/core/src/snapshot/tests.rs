@@ -293,7 +293,10 @@ fn a_backend_that_stands_in_has_to_be_there_and_stays() {
         let to = FallbackTo::Backend(backend_key("spare"));
         let fallback = Some(Fallback { on: FallbackOn::default(), to });
         let traffic = Arc::new(Traffic { fallback, ..Traffic::default() });
-        resource("backed", Body::Backend(backend_key("blue"), Arc::new(Backend { endpoints: vec![], traffic })))
+        resource(
+            "backed",
+            Body::Backend(backend_key("blue"), Arc::new(Backend { endpoints: vec![], traffic })),
+        )
     };
     let before = full();
     assert_eq!(
