@@ -81,12 +81,13 @@ const IDLE_CONNECTIONS: usize = 1_000;
 impl Row {
     /// Runs the row once and works out its figures.
     pub(crate) fn measure(self, subject: &Subject, duration: Duration) -> Result<Figures> {
-        match self {
-            Self::Memory => return memory(subject),
-            Self::Policies if subject.has_sidecars() => return self.beside_none(subject, duration),
-            _ => {}
+        if self == Self::Memory {
+            memory(subject)
+        } else if self == Self::Policies && subject.has_sidecars() {
+            self.beside_none(subject, duration)
+        } else {
+            self.measure_once(subject, duration)
         }
-        self.measure_once(subject, duration)
     }
 
     /// The same load without policies right before it, so that their cost is known and not only the whole.

@@ -382,6 +382,28 @@ fn what_cannot_be_sent_goes_elsewhere() {
 }
 
 #[test]
+fn a_small_body_goes_elsewhere_while_an_application_is_down() {
+    run(|| async {
+        let mut rig = Rig::new(Protocol::Http, 2).await;
+        // Its proxy lives, and says that nobody has seen the request.
+        rig.servers[0].app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut program = rig.dial();
+        let mut app = None;
+        for _ in 0..20 {
+            write(&mut program, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").await;
+            if app.is_none() {
+                app = Some(rig.servers[1].accept().await);
+            }
+            let app = app.as_mut().unwrap();
+            read_until(app, "\r\n\r\nx").await;
+            write(app, OK).await;
+            let answer = read_until(&mut program, "ok").await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+    });
+}
+
+#[test]
 fn a_harmless_request_is_repeated_and_a_harmful_one_is_not() {
     run(|| async {
         let rig = Rig::new(Protocol::Http, 2).await;

@@ -82,10 +82,10 @@ impl Plan {
             outer_layer: received.is_outer_layer(),
         };
         let attempts = Attempts::new(&traffic.retries, &exchange.method, traits);
-        // Others are kept only to be sent elsewhere when they were refused unread, and only if that costs nothing.
-        let harmless = bodyless && exchange.method.is_idempotent();
+        // Others are kept only to be sent elsewhere when they were refused unread, and only if that is known to cost little.
+        let small = bodyless || body.size_hint().upper().is_some_and(|most| most <= room);
         let keep = replayable
-            && (harmless
+            && (small
                 || spare
                 || attempts.may_resend()
                 || (traffic.hedging.is_some() && attempts.may_hedge()));

@@ -231,7 +231,7 @@ impl<'a> World<'a> {
         let server = self.attempts[attempt].server;
         match arrival {
             Arrival::Refused => {
-                self.at(self.scenario.network, Event::Hear { attempt, ended: Ended::Refused })
+                self.at(self.scenario.network, Event::Hear { attempt, ended: Ended::Refused });
             }
             Arrival::Silence => {}
             Arrival::Works(takes, status) => self.at(takes, Event::Done { server, attempt, status }),

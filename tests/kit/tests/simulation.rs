@@ -227,7 +227,7 @@ fn promises_hold_in_scenarios_that_nobody_has_thought_of() {
         let (mut sent, mut late) = (0_u64, None);
         for call in &report.calls {
             sent += u64::from(call.attempts);
-            late = late.or((call.took > limit).then_some(call));
+            late = late.or_else(|| (call.took > limit).then_some(call));
         }
         assert!(late.is_none(), "seed {seed}: a call outlived its deadline: {late:?}");
         let hedges = scenario.traffic.hedging.as_ref().map_or(0, |hedging| u64::from(hedging.budget_percent));
