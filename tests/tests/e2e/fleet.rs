@@ -162,7 +162,8 @@ fn opinions(lab: &Lab) -> Result<()> {
 }
 
 fn circuits(lab: &Lab) -> Result<()> {
-    let on = "  outlierEjection: {consecutiveFailures: 3, baseEjection: 5s}\n";
+    let on =
+        "  outlierEjection: {consecutiveFailures: 3, failurePercentage: {percent: 0}, baseEjection: 5s}\n";
     let off = "  outlierEjection: {enabled: false}\n";
     let scene = scene(lab, 2, &[on, off])?;
     let text = || scene.mesh.status(&[])?.success();

@@ -27,6 +27,8 @@ mod shared_limits;
 mod support;
 mod wire;
 
+use support::Test;
+
 /// More than cores: most tests wait for programs to start most of the time.
 const THREADS: usize = 6;
 
@@ -54,9 +56,15 @@ fn main() -> ExitCode {
         addresses::tests(),
         protocols::tests(),
     ];
-    let trials = tests.into_iter().flatten().map(|test| test.into_trial(refusal.clone())).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let (quiet, together): (Vec<_>, Vec<_>) = tests.into_iter().flatten().partition(Test::is_quiet);
+    let run = |arguments: &Arguments, tests: Vec<Test>| {
+        let trials = tests.into_iter().map(|test| test.into_trial(refusal.clone())).collect();
+        libtest_mimic::run(arguments, trials)
+    };
+    let first = run(&arguments, together);
+    arguments.test_threads = Some(1);
+    let then = run(&arguments, quiet);
     support::shop::close();
     support::farm::close();
-    conclusion.exit_code()
+    if first.has_failed() { first.exit_code() } else { then.exit_code() }
 }

@@ -15,7 +15,7 @@ mod rates;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        Test::new("server_fairness_keeps_a_callers_p99_beside_a_flood", bulkheads::fairness),
+        Test::new("server_fairness_keeps_a_callers_p99_beside_a_flood", bulkheads::fairness).quiet(),
         Test::new("server_adaptive_limit_follows_latency_within_its_range", bulkheads::adaptive),
         Test::new("server_rate_limit_max_keys_bounds_what_is_kept", rates::max_keys),
         Test::new("server_limits_change_hot_and_forget_nothing", changes::hot_changes),

@@ -29,7 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::in_farm("bulkheads_limit_requests_of_a_route", route),
         Test::in_farm("bulkheads_let_requests_wait_in_a_queue", queue),
         Test::in_farm("bulkheads_adapt_to_latency", adaptive),
-        Test::in_farm("bulkheads_keep_a_slow_upstream_from_slowing_calls_to_another", isolation),
+        Test::in_farm("bulkheads_keep_a_slow_upstream_from_slowing_calls_to_another", isolation).quiet(),
         Test::in_farm("client_rate_limits_refuse_and_say_when_to_come_back", rate_limit),
         Test::in_farm("client_rate_limits_count_by_key", rate_limit_keys),
         Test::in_farm("client_rate_limits_admit_bursts_and_windows", rate_limit_algorithms),

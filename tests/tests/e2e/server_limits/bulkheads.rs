@@ -96,9 +96,19 @@ pub(super) fn most_connections(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+fn is_reset(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
 /// A connection to an opaque port over which the application has answered; `None` if it was closed without a byte.
 pub(super) fn talk(pod: &Pod, port: u16) -> Result<Option<TcpStream>> {
-    let mut stream = raw::connect(pod, SocketAddr::from((VIRTUAL, 80 + port)))?;
+    let mut stream = match raw::connect(pod, SocketAddr::from((VIRTUAL, 80 + port))) {
+        Ok(stream) => stream,
+        // The refusal may be there before the connection is.
+        Err(error) if is_reset(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     drop(stream.write_all(b"GET / HTTP/1.1\r\nhost: store.shop\r\n\r\n"));
     match raw::read_answer(&mut stream) {
         Ok((head, _)) => {

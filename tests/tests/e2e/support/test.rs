@@ -11,6 +11,7 @@ use super::{farm, peers, shop};
 pub(crate) struct Test {
     name: &'static str,
     needs: &'static [Need],
+    quiet: bool,
     body: Body,
 }
 
@@ -35,21 +36,30 @@ const LOG_LINES: usize = 25;
 impl Test {
     /// In a lab of its own.
     pub(crate) fn new(name: &'static str, body: fn(&Lab) -> Result<()>) -> Self {
-        Self { name, needs: &[], body: Body::Alone(body) }
+        Self { name, needs: &[], quiet: false, body: Body::Alone(body) }
     }
 
     /// In the shared shop, which it must leave as it was.
     pub(crate) fn in_shop(name: &'static str, body: fn(&shop::Shop) -> Result<()>) -> Self {
-        Self { name, needs: &[], body: Body::Shop(body) }
+        Self { name, needs: &[], quiet: false, body: Body::Shop(body) }
     }
 
     /// In the shared farm, with services of its own.
     pub(crate) fn in_farm(name: &'static str, body: fn(&farm::Farm) -> Result<()>) -> Self {
-        Self { name, needs: &[], body: Body::Farm(body) }
+        Self { name, needs: &[], quiet: false, body: Body::Farm(body) }
     }
 
     pub(crate) fn needs(self, needs: &'static [Need]) -> Self {
         Self { needs, ..self }
+    }
+
+    /// It compares latencies, so nothing else may run beside it.
+    pub(crate) fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     pub(crate) fn into_trial(self, refusal: Option<String>) -> Trial {
