@@ -30,7 +30,7 @@ mod wire;
 use support::Test;
 
 /// More than cores: most tests wait for programs to start most of the time.
-const THREADS: usize = 6;
+const THREADS: usize = 4;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
