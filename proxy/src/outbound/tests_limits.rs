@@ -177,6 +177,24 @@ fn a_slow_request_is_asked_twice_and_the_loser_is_cancelled() {
     });
 }
 
+#[test]
+fn the_only_endpoint_is_not_asked_twice() {
+    run(|| async {
+        let mut rig = Rig::new(Protocol::Http, 1).await;
+        rig.set_traffic(|traffic| {
+            let delay = HedgeDelay::After(Duration::from_millis(10));
+            traffic.hedging = Some(Hedging { delay, budget_percent: 100 });
+        });
+        let asking = begin(&rig);
+        let mut app = rig.app().await;
+        read_head(&mut app).await;
+        let second = timeout(Duration::from_millis(300), rig.servers[0].app.accept()).await;
+        assert!(second.is_err(), "it was asked again");
+        write(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(asking.await.unwrap().starts_with("http/1.1 200"));
+    });
+}
+
 // === instead of a failure ===
 
 fn fallback(to: FallbackTo, on: FallbackOn) -> Option<Fallback> {

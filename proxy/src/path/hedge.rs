@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
+use outrigger_core::hedge::Hedger;
 
 use super::attempt::{self, Answered, Sending, Unanswered};
 use crate::{cluster::Cluster, http::request, worker::now};
@@ -29,7 +30,10 @@ pub fn plan(cluster: &Cluster, copy: &request::Copy, now: Instant) -> Option<Hed
     let hedger = hedger.as_mut()?;
     hedger.on_request(now);
     // Two can only read a body that is there.
-    copy.is_complete().then(|| hedger.delay(now).map_or(Hedge::Learn, Hedge::After))
+    let elsewhere = cluster.backend.endpoints.len() > 1;
+    let delay =
+        |hedger: &mut Hedger| hedger.delay(now).filter(|_| elsewhere).map_or(Hedge::Learn, Hedge::After);
+    copy.is_complete().then(|| delay(hedger))
 }
 
 /// `first`: the attempt that is under way, or about to be.
