@@ -93,6 +93,8 @@ pub enum Error {
     RateLimited(Arc<Refusal>),
     #[error("the caller's deadline has passed")]
     DeadlineExceeded,
+    #[error("the request is only-if-cached, and the cache has no answer for it")]
+    NotCached,
     // ---- ourselves
     #[error("{0}")]
     Internal(&'static str),
@@ -196,6 +198,7 @@ impl Error {
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
             Self::RateLimited(_) => Reason::RateLimited,
             Self::DeadlineExceeded => Reason::DeadlineExceeded,
+            Self::NotCached => Reason::NotCached,
             Self::Internal(_) => Reason::Internal,
         }
     }

@@ -108,6 +108,7 @@ const fn kind(reason: Reason) -> Option<Kind> {
         | Reason::Unresolved
         | Reason::RateLimited
         | Reason::DeadlineExceeded
+        | Reason::NotCached
         | Reason::Internal => None,
     }
 }

@@ -34,6 +34,8 @@ pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub const REASON: HeaderName = HeaderName::from_static("outrigger-reason");
 /// The id of such an answer, to be found again in the access log.
 pub const ID: HeaderName = HeaderName::from_static("outrigger-id");
+/// What a policy's fallback gave in place of a failure, and which: `answer;cause=all-ejected`.
+pub const FALLBACK: HeaderName = HeaderName::from_static("outrigger-fallback");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

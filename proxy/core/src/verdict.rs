@@ -71,6 +71,8 @@ pub enum Reason {
     ResponseTimeout,
     /// Nothing moved in either direction for the stream's idle time.
     StreamIdle,
+    /// The caller wants an answer from the cache alone (`only-if-cached`), and there is none.
+    NotCached,
     /// A fault in the proxy itself.
     Internal,
 }
@@ -107,7 +109,7 @@ pub struct GrpcStatus(u8);
 
 impl Reason {
     /// Every reason, in the order of their declaration: `ALL[reason as usize] == reason`.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Denied,
         Self::MtlsRequired,
         Self::HandshakeFailed,
@@ -138,6 +140,7 @@ impl Reason {
         Self::DeadlineExceeded,
         Self::ResponseTimeout,
         Self::StreamIdle,
+        Self::NotCached,
         Self::Internal,
     ];
 
@@ -174,6 +177,7 @@ impl Reason {
             Self::DeadlineExceeded => "deadline-exceeded",
             Self::ResponseTimeout => "response-timeout",
             Self::StreamIdle => "stream-idle",
+            Self::NotCached => "not-cached",
             Self::Internal => "internal",
         }
     }
@@ -211,7 +215,8 @@ impl Reason {
             | Self::RequestTimeout
             | Self::DeadlineExceeded
             | Self::ResponseTimeout
-            | Self::StreamIdle => StatusCode::GATEWAY_TIMEOUT,
+            | Self::StreamIdle
+            | Self::NotCached => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
         }
     }
@@ -222,7 +227,7 @@ impl Reason {
             Self::Denied | Self::EgressDenied => GrpcStatus::PERMISSION_DENIED,
             Self::MtlsRequired | Self::HandshakeFailed => GrpcStatus::UNAUTHENTICATED,
             Self::NoRoute | Self::Unsupported => GrpcStatus::UNIMPLEMENTED,
-            Self::Loop => GrpcStatus::FAILED_PRECONDITION,
+            Self::Loop | Self::NotCached => GrpcStatus::FAILED_PRECONDITION,
             Self::HeadersTooLarge
             | Self::UriTooLong
             | Self::Overloaded
@@ -255,7 +260,8 @@ impl Reason {
             | Self::HeadersTooLarge
             | Self::UriTooLong
             | Self::CallerTimeout
-            | Self::DeadlineExceeded => Blame::Downstream,
+            | Self::DeadlineExceeded
+            | Self::NotCached => Blame::Downstream,
             Self::Denied
             | Self::MtlsRequired
             | Self::Unsupported
@@ -313,6 +319,7 @@ impl Reason {
             | Self::Unresolved
             | Self::UpstreamProtocol
             | Self::Internal
+            | Self::NotCached
             | Self::RateLimited
             | Self::RequestTimeout
             | Self::AllEjected
@@ -429,6 +436,10 @@ impl Reason {
                 "Nothing was sent either way for too long: send something now and then, or raise \
                  `timeouts.streamIdle` in a TrafficPolicy."
             }
+            Self::NotCached => {
+                "The request wants an answer from the cache alone and none may be used: leave out \
+                 `Cache-Control: only-if-cached` to have the service asked."
+            }
             Self::Internal => {
                 "A fault in the proxy: please report it with the lines of its log around this id."
             }
@@ -519,8 +530,11 @@ mod tests {
             let status = reason.http_status();
             let client_side = status.is_client_error();
             match reason.blame() {
-                // Callers with deadlines know DEADLINE_EXCEEDED as 504; 408 would have clients send again.
-                Blame::Downstream => assert!(client_side || reason == Reason::DeadlineExceeded, "{reason}"),
+                // 504 where nothing is wrong with the request: callers with deadlines know DEADLINE_EXCEEDED by it (408
+                // would have clients send again), and RFC 9111 section 5.2.1.7 wants it.
+                Blame::Downstream => {
+                    assert!(client_side || status == StatusCode::GATEWAY_TIMEOUT, "{reason}");
+                }
                 Blame::Upstream | Blame::Proxy => assert!(status.is_server_error(), "{reason}"),
                 Blame::Policy => assert!(client_side || status.is_server_error(), "{reason}"),
             }

@@ -102,8 +102,9 @@ async fn forward(
     request::prepare_answer(&mut head, exchange, switched)
         .map_err(|error| Error::Protocol { address, error: error.to_string().into() })?;
     // Only proxies say these; an application's own would mislead the caller's.
-    head.headers.remove(headers::REASON);
-    head.headers.remove(headers::ID);
+    for ours in [headers::REASON, headers::ID, headers::FALLBACK] {
+        head.headers.remove(ours);
+    }
     if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {
         return Err(Error::Protocol { address, error: "an upgrade that nobody asked for".into() });
     }

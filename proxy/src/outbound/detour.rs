@@ -25,10 +25,10 @@ use crate::{
     path::{
         attempt::Answered,
         bulkhead::{self, Permits},
-        cache::{self, Found, Memory, Tap, View},
+        cache::{self, Found, Memory, Served, Tap, View},
         coalesce::{Joined, Leader},
         deadline::Due,
-        fallback,
+        fallback::{self, Kind},
         retry::{self, Plan, Spare},
     },
     worker::now,
@@ -60,13 +60,9 @@ pub(super) async fn forward(
         None => Memory::Bypass,
         Some((shared, view)) => match cache::look(shared, &view.with(plan.request.headers())) {
             Found::Answer(hit) => {
-                notes.cache.set(Some(if hit.is_stale() { "stale" } else { "hit" }));
-                return Ok(cache::answer(exchange, &hit));
+                return Ok(cache::answer(exchange, Served::of(&hit), &hit));
             }
-            Found::Nothing => {
-                let fields = HeaderMap::new();
-                return Ok(cache::respond(exchange, StatusCode::GATEWAY_TIMEOUT, fields, Vec::new()));
-            }
+            Found::Nothing => return Err(Error::NotCached),
             Found::Ask(memory) => memory,
         },
     };
@@ -82,9 +78,9 @@ pub(super) async fn forward(
             Joined::Leader(leads) => leader = Some(leads),
             Joined::Alone => {}
             Joined::Answered(answer) => {
-                notes.cache.set(Some("coalesced"));
+                let (status, fields) = (answer.status, answer.headers.clone());
                 let body = answer.body.chunks().to_vec();
-                return Ok(cache::respond(exchange, answer.status, answer.headers.clone(), body));
+                return Ok(cache::recall(exchange, Served::Coalesced, status, fields, body));
             }
         }
         due.check(now())?;
@@ -102,8 +98,7 @@ pub(super) async fn forward(
     {
         match cache::confirm(shared, stale, answered.response.headers()) {
             Ok(hit) => {
-                notes.cache.set(Some("revalidated"));
-                let answer = cache::answer(exchange, &hit);
+                let answer = cache::answer(exchange, Served::Revalidated, &hit);
                 give_up(sent, leader);
                 return Ok(answer);
             }
@@ -122,15 +117,14 @@ pub(super) async fn forward(
         match step {
             Step::Stale => {
                 let Some(hit) = memory.for_error() else { continue };
-                notes.fallback.set(Some("stale"));
-                notes.cache.set(Some("stale"));
                 give_up(sent, leader);
-                return Ok(cache::answer(exchange, &hit));
+                let answer = cache::answer(exchange, Served::Stale, &hit);
+                return Ok(fallback::say(exchange, Kind::Stale, cause, answer));
             }
             Step::Answer(answer) => {
-                notes.fallback.set(Some("answer"));
                 give_up(sent, leader);
-                return Ok(fallback::answer(exchange, answer));
+                let answer = fallback::answer(exchange, answer);
+                return Ok(fallback::say(exchange, Kind::Answer, cause, answer));
             }
             Step::Backend(key) => {
                 let safe = |spare: &Spare| {
@@ -141,14 +135,16 @@ pub(super) async fn forward(
                 else {
                     continue;
                 };
-                notes.fallback.set(Some("backend"));
+                // Also if nothing good comes of it.
+                notes.fallback.set(Some(Kind::Backend.label()));
                 give_up(sent, leader);
                 plan.due.check(now())?;
                 exchange.routed.borrow_mut().service = Some(Rc::clone(&backup.label));
                 let halls = bulkhead::of(&backup, &exchange.caller.worker, None);
                 let (answered, permits) = send(exchange, &backup, asked, halls, Some(plan)).await?;
                 let pass = Pass { cookie: None, caller_half: caller_half.take(), taps: None };
-                return requests::pass_on(exchange, &backup, answered, permits, pass);
+                let answer = requests::pass_on(exchange, &backup, answered, permits, pass)?;
+                return Ok(fallback::say(exchange, Kind::Backend, cause, answer));
             }
         }
     }

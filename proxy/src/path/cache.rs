@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use outrigger_core::cache::{self, Hit, Lookup, Now, Pending, Recorder, RequestView, Stale};
 use outrigger_proto::spec::{self, BackendKey};
 
@@ -23,6 +23,9 @@ use crate::{
     },
     worker,
 };
+
+/// RFC 9211.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The caches of all backends that have one, for all workers.
 #[derive(Default)]
@@ -50,6 +53,15 @@ pub enum Memory {
         stale: Stale,
         conditional: bool,
     },
+}
+
+/// How an answer comes to be from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    Hit,
+    Stale,
+    Revalidated,
+    Coalesced,
 }
 
 /// What the cache says of a request.
@@ -154,8 +166,21 @@ pub fn invalidate(cache: &Shared, view: &View, status: StatusCode, headers: &Hea
 }
 
 /// The answer from memory.
-pub fn answer(exchange: &Rc<Exchange>, hit: &Hit) -> Response<ResponseBody> {
-    respond(exchange, hit.status(), hit.headers(), hit.body().to_vec())
+pub fn answer(exchange: &Rc<Exchange>, served: Served, hit: &Hit) -> Response<ResponseBody> {
+    recall(exchange, served, hit.status(), hit.headers(), hit.body().to_vec())
+}
+
+/// An answer that somebody else got, which says so (RFC 9211) after what caches further up say of themselves.
+pub fn recall(
+    exchange: &Rc<Exchange>,
+    served: Served,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    body: Vec<Bytes>,
+) -> Response<ResponseBody> {
+    exchange.notes.cache.set(Some(served.label()));
+    headers.append(CACHE_STATUS, HeaderValue::from_static(served.cache_status()));
+    respond(exchange, status, headers, body)
 }
 
 /// An answer that is all here.
@@ -175,6 +200,33 @@ pub fn respond(
 
 pub fn now() -> Now {
     Now { instant: worker::now(), wall: SystemTime::now() }
+}
+
+// === impl Served ===
+
+impl Served {
+    pub fn of(hit: &Hit) -> Self {
+        if hit.is_stale() { Self::Stale } else { Self::Hit }
+    }
+
+    /// In the access log and metrics.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Coalesced => "coalesced",
+        }
+    }
+
+    const fn cache_status(self) -> &'static str {
+        match self {
+            Self::Hit => "outrigger;hit",
+            Self::Stale => "outrigger;hit;detail=stale",
+            Self::Revalidated => "outrigger;fwd=stale;fwd-status=304",
+            Self::Coalesced => "outrigger;fwd=miss;collapsed",
+        }
+    }
 }
 
 // === impl Tap ===

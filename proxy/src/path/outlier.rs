@@ -228,6 +228,7 @@ fn shown_by(reason: Reason) -> Ended {
         | Reason::QueueTimeout
         | Reason::RateLimited
         | Reason::DeadlineExceeded
+        | Reason::NotCached
         | Reason::Internal => Ended::Ignored,
     }
 }

@@ -8,12 +8,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
-use outrigger_core::{
-    detect::Detection,
-    headers, limits,
-    rate_limit::fields as rate_limit,
-    verdict::{Blame, Reason},
-};
+use outrigger_core::{detect::Detection, headers, limits, rate_limit::fields as rate_limit, verdict::Blame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -36,9 +31,9 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// Answers a request with an error.
 pub fn refuse(exchange: &Rc<Exchange>, error: &Error) -> Response<ResponseBody> {
     let reason = error.reason();
-    // Who sends what is malformed does not get to send more.
+    // Who sends what is malformed does not get to send more; a deadline or a wish for the cache alone is no such fault.
     // After a refused CONNECT, its caller may already be sending what was meant for the tunnel.
-    let close = reason.blame() == Blame::Downstream && reason != Reason::DeadlineExceeded
+    let close = reason.blame() == Blame::Downstream && reason.http_status().is_client_error()
         || exchange.method == http::Method::CONNECT
         || error.ends_connection();
     exchange.blame(reason, error.to_string());

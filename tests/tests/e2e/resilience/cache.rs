@@ -55,8 +55,15 @@ fn hit(farm: &Farm) -> Result<()> {
             hold!(first.body == "answer 0", "{first:?}");
             let again = stand.send(&stand.get("/a"))?;
             hold!(again.body == "answer 0" && again.field("age").is_some(), "{again:?}");
+            hold!(again.field("cache-status") == Some("outrigger;hit"), "{again:?}");
             let other = stand.send(&stand.get("/b"))?;
             hold!(other.body == "answer 1", "{other:?}");
+            // The caller may want nothing else, and is told when there is none.
+            let only = |path: &str| stand.get(path).field("cache-control", "only-if-cached");
+            let from_memory = stand.send(&only("/a"))?;
+            hold!(from_memory.body == "answer 0", "{from_memory:?}");
+            let absent = stand.send(&only("/c"))?;
+            hold!(absent.status == 504 && absent.reason() == "not-cached", "{absent:?}");
             // The request may ask for a fresh one.
             let fresh = stand.send(&stand.get("/a").field("cache-control", "no-cache"))?;
             hold!(fresh.body == "answer 2" && stand.total() == 3, "{fresh:?}");

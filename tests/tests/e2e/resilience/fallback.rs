@@ -73,6 +73,9 @@ fn causes(farm: &Farm) -> Result<()> {
                 hold!(told.status == 203 && told.body == "[]", "{on}: {told:?}");
                 hold!(told.field("content-type") == Some("application/json"), "{on}: {told:?}");
                 hold!(told.field("x-by") == Some("fallback"), "{on}: {told:?}");
+                let cause = if reason.is_empty() { "502" } else { reason };
+                let said = format!("answer;cause={cause}");
+                hold!(told.field("outrigger-fallback") == Some(&said), "{on}: {told:?}");
                 Ok(Ok(()))
             },
         )?;
@@ -121,6 +124,9 @@ fn backup(farm: &Farm) -> Result<()> {
                 let told = stand.send(&put.body(body))?;
                 hold!(told.status == 200, "{told:?}");
                 hold!(told.body == format!("backup PUT {}", body.len()), "{told:?}");
+                let cause = if path == "/" { "503" } else { "upstream-reset" };
+                let said = format!("backend;cause={cause}");
+                hold!(told.field("outrigger-fallback") == Some(&said), "{told:?}");
             }
             Ok(Ok(()))
         },
