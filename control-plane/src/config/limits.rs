@@ -30,15 +30,9 @@ pub(super) fn bulkhead(path: &Path, written: kinds::Bulkhead, notes: &mut Notes<
         queue: waiting.map(|waiting| queue(&path.key("queue"), &waiting, notes)),
         adaptive: moving.map(|moving| adaptive(&path.key("adaptive"), &moving, notes)),
     };
-    below(path, ("endpoint", bulkhead.endpoint), ("upstream", bulkhead.upstream), bulkhead.adaptive, notes);
-    if bulkhead.adaptive.is_none()
-        && let (Some(route), Some(upstream)) = (bulkhead.route_requests, bulkhead.upstream.requests)
-        && route > upstream
-    {
-        let path = path.key("route").key("maxRequests");
-        notes
-            .note(&path, format!("{route} is above upstream.maxRequests, {upstream}: it would never matter"));
-    }
+    let most = Most::of(path, ("upstream", bulkhead.upstream), bulkhead.adaptive, notes);
+    most.above(path, ("endpoint", bulkhead.endpoint), notes);
+    most.above(path, ("route", Limits { connections: None, requests: bulkhead.route_requests }), notes);
     let requests = [bulkhead.upstream.requests, bulkhead.endpoint.requests, bulkhead.route_requests];
     let connections = [bulkhead.upstream.connections, bulkhead.endpoint.connections];
     let limited = requests.iter().chain(&connections).any(Option::is_some) || bulkhead.adaptive.is_some();
@@ -58,7 +52,8 @@ pub(super) fn server_bulkhead(
         queue: waiting.map(|waiting| queue(&path.key("queue"), &waiting, notes)),
         adaptive: moving.map(|moving| adaptive(&path.key("adaptive"), &moving, notes)),
     };
-    below(path, ("perCaller", bulkhead.per_caller), ("total", bulkhead.total), bulkhead.adaptive, notes);
+    let most = Most::of(path, ("total", bulkhead.total), bulkhead.adaptive, notes);
+    most.above(path, ("perCaller", bulkhead.per_caller), notes);
     let Limits { connections, requests } = bulkhead.total;
     let of_caller = bulkhead.per_caller;
     let limits = [connections, requests, of_caller.connections, of_caller.requests];
@@ -78,25 +73,43 @@ fn limits(path: &Path, written: Option<kinds::Limits>, notes: &mut Notes<'_>) ->
     }
 }
 
-/// A part may not have more than the whole: its limit would never be reached.
-fn below(
-    path: &Path,
-    (part, of_part): (&str, Limits),
-    (whole, of_whole): (&str, Limits),
-    adaptive: Option<Adaptive>,
-    notes: &mut Notes<'_>,
-) {
-    // The whole's own number of requests does not count beside an adaptive one.
-    let requests = if adaptive.is_some() { None } else { of_whole.requests };
-    for (field, inner, outer) in [
-        ("maxConnections", of_part.connections, of_whole.connections),
-        ("maxRequests", of_part.requests, requests),
-    ] {
-        if let (Some(inner), Some(outer)) = (inner, outer)
-            && inner > outer
-        {
-            let reason = format!("{inner} is above {whole}.{field}, {outer}: it would never matter");
-            notes.note(&path.key(part).key(field), reason);
+/// The most that the whole may have, and the fields that say so.
+struct Most {
+    connections: Option<(String, NonZeroU32)>,
+    requests: Option<(String, NonZeroU32)>,
+}
+
+impl Most {
+    fn of(
+        path: &Path,
+        (whole, limits): (&str, Limits),
+        adaptive: Option<Adaptive>,
+        notes: &mut Notes<'_>,
+    ) -> Self {
+        if adaptive.is_some() && limits.requests.is_some() {
+            let reason = "does not count beside adaptive, which moves this limit: leave one of the two out";
+            notes.note(&path.key(whole).key("maxRequests"), reason);
+        }
+        let requests = limits.requests.map(|most| (format!("{whole}.maxRequests"), most));
+        let adaptive = adaptive.map(|adaptive| ("adaptive.maxRequests".to_owned(), adaptive.max));
+        Self {
+            connections: limits.connections.map(|most| (format!("{whole}.maxConnections"), most)),
+            requests: adaptive.or(requests),
+        }
+    }
+
+    /// A part may not have more than the whole: its limit would never be reached.
+    fn above(&self, path: &Path, (part, limits): (&str, Limits), notes: &mut Notes<'_>) {
+        for (field, inner, most) in [
+            ("maxConnections", limits.connections, &self.connections),
+            ("maxRequests", limits.requests, &self.requests),
+        ] {
+            if let (Some(inner), Some((whole, most))) = (inner, most)
+                && inner > *most
+            {
+                let reason = format!("{inner} is above {whole}, {most}: it would never matter");
+                notes.note(&path.key(part).key(field), reason);
+            }
         }
     }
 }

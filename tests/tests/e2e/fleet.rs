@@ -216,7 +216,7 @@ fn impossible(lab: &Lab) -> Result<()> {
     let pod = &shop.callers[0].pod;
     let load = Loops::new(shop.ask(0, "/"), 2).at_rate(50).start(pod)?;
     ensure!(shop.ask(1, "/").once(pod)?.is_good());
-    let cases: [Impossible; 11] = [
+    let cases: [Impossible; 12] = [
         ("bulkhead: {total: {maxRequests: 0}}", "bulkhead.total.maxRequests", "0"),
         (
             "bulkhead: {total: {maxRequests: 1}, perCaller: {maxRequests: 2}}",
@@ -225,6 +225,11 @@ fn impossible(lab: &Lab) -> Result<()> {
         ),
         ("bulkhead: {total: {maxRequests: 1}, queue: {size: 1}}", "bulkhead.queue", "timeout"),
         ("bulkhead: {adaptive: {minRequests: 9, maxRequests: 3}}", "bulkhead.adaptive", "above"),
+        (
+            "bulkhead: {total: {maxRequests: 3}, adaptive: {minRequests: 1, maxRequests: 3}}",
+            "bulkhead.total.maxRequests",
+            "beside adaptive",
+        ),
         (
             "bulkhead: {adaptive: {minRequests: 1, maxRequests: 3, tolerancePercent: 99}}",
             "bulkhead.adaptive.tolerancePercent",

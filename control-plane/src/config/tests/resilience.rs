@@ -194,8 +194,23 @@ fn every_bad_bulkhead_is_told_at_its_place() {
             "bulkhead.adaptive.tolerancePercent",
             "99 is not within 100 to 100000",
         ),
+        (
+            "bulkhead: {upstream: {maxRequests: ¦9}, adaptive: {minRequests: 1, maxRequests: 8}}",
+            "bulkhead.upstream.maxRequests",
+            "does not count beside adaptive, which moves this limit: leave one of the two out",
+        ),
+        (
+            "bulkhead: {endpoint: {maxRequests: ¦9}, adaptive: {minRequests: 1, maxRequests: 8}}",
+            "bulkhead.endpoint.maxRequests",
+            "9 is above adaptive.maxRequests, 8: it would never matter",
+        ),
+        (
+            "bulkhead: {route: {maxRequests: ¦9}, adaptive: {minRequests: 1, maxRequests: 8}}",
+            "bulkhead.route.maxRequests",
+            "9 is above adaptive.maxRequests, 8: it would never matter",
+        ),
     ]);
-    let bulkhead = taken("bulkhead: {upstream: {maxRequests: 1}, endpoint: {maxRequests: 2}, adaptive: {minRequests: 1, maxRequests: 8}}").bulkhead;
+    let bulkhead = taken("bulkhead: {upstream: {maxConnections: 1}, endpoint: {maxRequests: 8}, adaptive: {minRequests: 1, maxRequests: 8}}").bulkhead;
     assert_eq!(bulkhead.adaptive.unwrap().tolerance_percent, 150);
     assert_eq!(bulkhead.queue, None);
 }
@@ -530,6 +545,16 @@ fn every_bad_limit_of_a_server_is_told_at_its_place() {
             "[{port: 80, bulkhead: {total: {maxRequests: 1}, perCaller: {maxRequests: ¦2}}}]",
             "[0].bulkhead.perCaller.maxRequests",
             "2 is above total.maxRequests, 1: it would never matter",
+        ),
+        (
+            "[{port: 80, bulkhead: {total: {maxRequests: ¦9}, adaptive: {minRequests: 1, maxRequests: 8}}}]",
+            "[0].bulkhead.total.maxRequests",
+            "does not count beside adaptive, which moves this limit: leave one of the two out",
+        ),
+        (
+            "[{port: 80, bulkhead: {perCaller: {maxRequests: ¦9}, adaptive: {minRequests: 1, maxRequests: 8}}}]",
+            "[0].bulkhead.perCaller.maxRequests",
+            "9 is above adaptive.maxRequests, 8: it would never matter",
         ),
         ("[{port: 80, bulkhead: ¦{}}]", "[0].bulkhead", "says nothing: want total, perCaller or adaptive"),
         (
