@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use outrigger_core::{
     headers,
-    retry::{Attempts, Moment, Next, Traits},
+    retry::{Attempts, Moment, Next, Traits, field},
     verdict::Retry,
 };
 use outrigger_proto::spec::{Retries, Timeouts};
@@ -83,11 +83,14 @@ async fn forward(
     if let Some(forwarded) = &served.identity.forwarded {
         head.headers.insert(headers::XFCC, forwarded.clone());
     }
+    // A caller's proxy that may send it again is in charge of that: two layers would multiply.
+    let outer_layer = field::Received::of(&head.headers).is_outer_layer();
     let copy = request::Copy::of(&head, exchange.is_request_over());
+    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer };
     let body = request::body(&mut head, body, exchange);
     let (lease, mut response) = {
         // Dropped at the deadline, and with it the application's connection or stream.
-        let sending = pin!(send(served, exchange, request::assemble(head, body), copy));
+        let sending = pin!(send(served, exchange, &due, request::assemble(head, body), (traits, copy)));
         wait(&due, sending).await??
     };
     let mut permits = Vec::new();
@@ -136,11 +139,11 @@ async fn wait<F: Future>(due: &Due, future: F) -> Result<F::Output, Error> {
 async fn send(
     served: &Served,
     exchange: &Rc<Exchange>,
+    due: &Due,
     mut request: Box<Request<RequestBody>>,
-    copy: Option<request::Copy>,
+    (traits, copy): (Traits, Option<request::Copy>),
 ) -> Result<(Lease, Response<Incoming>), Error> {
     let worker = &served.caller.worker;
-    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer: false };
     let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
     worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
     exchange.endpoint.set(Some(served.place.application));
@@ -156,7 +159,8 @@ async fn send(
             _ if lease.fresh => return Err(error),
             Retry::Never => return Err(error),
             Retry::IfUnsent | Retry::IfIdempotent => {
-                let moment = Moment { breaker_open: false, left: None, now: now() };
+                let now = now();
+                let moment = Moment { breaker_open: false, left: due.deadline.remaining(now), now };
                 let budget = &mut worker.clusters.application_budget.borrow_mut();
                 attempts.on_failure(failure, &moment, budget, &mut *worker.rng())
             }

@@ -280,6 +280,32 @@ fn what_is_left_of_the_time_is_passed_on_and_ends_the_wait() {
     });
 }
 
+/// The application reads a request on a connection that it kept, and closes it instead of answering.
+#[test]
+fn what_a_kept_connection_swallowed_is_sent_again_unless_the_callers_proxy_does_that() {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: orders.shop\r\n\r\n";
+    const ATTEMPT: &str = "GET / HTTP/1.1\r\nHost: orders.shop\r\nX-Outrigger-Attempt: 1\r\n\r\n";
+    run(|| async {
+        let rig = limited(Protocol::Http, PortLimits::default()).await;
+        let mut caller = dial(&rig.servers[0]);
+        let mut app = None;
+        passes(&rig, &mut caller, &mut app, GET).await;
+        write(&mut caller, GET).await;
+        let mut swallowing = app.take().unwrap();
+        read_head(&mut swallowing).await;
+        drop(swallowing);
+        let mut again = rig.app().await;
+        read_head(&mut again).await;
+        write(&mut again, OK).await;
+        assert!(read_until(&mut caller, "ok").await.starts_with("HTTP/1.1 200"));
+        write(&mut caller, ATTEMPT).await;
+        read_head(&mut again).await;
+        drop(again);
+        let head = read_head(&mut caller).await;
+        assert!(head.starts_with("http/1.1 502 ") && head.contains("upstream-reset"), "{head}");
+    });
+}
+
 #[test]
 fn connections_that_are_carried_as_bytes_are_limited_too() {
     run(|| async {
