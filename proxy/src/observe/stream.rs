@@ -59,7 +59,7 @@ pub async fn run(ctx: Arc<Ctx>, mut active: watch::Receiver<Option<Active>>) {
         let Ok(now) = active.wait_for(Option::is_some).await.map(|active| active.clone()) else { return };
         let Some(now) = now else { continue };
         let began = Instant::now();
-        let mut stream = Stream { ctx: &ctx, calling: ctx.bulletin.calling() };
+        let mut stream = Stream { ctx: &ctx, calling: ctx.bulletin.calling(), demanding: false };
         tokio::select! {
             why = stream.carry(now.channel) => tracing::debug!("observation stream: {why}"),
             () = replaced(&mut active, now.connection) => {
@@ -102,6 +102,8 @@ async fn replaced(active: &mut watch::Receiver<Option<Active>>, connection: u64)
 struct Stream<'a> {
     ctx: &'a Ctx,
     calling: Changes,
+    /// The last message told of demands. One that tells of none goes after it, or the share would stay taken.
+    demanding: bool,
 }
 
 impl Stream<'_> {
@@ -131,7 +133,10 @@ impl Stream<'_> {
                 },
                 () = self.ctx.events.has_news() => self.say(&say, self.ctx.events.take()),
                 () = self.calling.changed() => self.say(&say, Vec::new()),
-                _ = demands.tick() => self.ctx.limits.demands().is_empty() || self.say(&say, Vec::new()),
+                _ = demands.tick() => {
+                    let idle = !self.demanding && self.ctx.limits.demands().is_empty();
+                    idle || self.say(&say, Vec::new())
+                }
             };
             if !taken {
                 // What was not told is told whole on the next stream.
@@ -144,6 +149,7 @@ impl Stream<'_> {
     fn say(&mut self, say: &mpsc::Sender<pb::Observations>, transitions: Vec<Transition>) -> bool {
         let mut demands = self.ctx.limits.demands();
         demands.truncate(MAX_OBSERVATIONS);
+        self.demanding = !demands.is_empty();
         let calling: Vec<BackendKey> = self.calling.current().iter().take(MAX_FLEETS).cloned().collect();
         let mut observed = Observations { transitions, demands, calling };
         loop {

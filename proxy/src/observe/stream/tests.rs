@@ -153,6 +153,13 @@ fn a_shared_limit_is_told_of_before_anybody_asks() {
         let told = hears(&mut stream, |told| !told.demands.is_empty()).await;
         assert_eq!((told.demands.len(), &*told.demands[0].limit), (1, "S/shop/orders/all"));
         assert_eq!(told.demands[0].thousandths_per_second, 0);
+        // It is given back when the configuration does not have it any more.
+        let body = spec::Body::Inbound(Arc::new(spec::Inbound::default()));
+        let resources = vec![spec::Resource { version: "2".into(), body }];
+        let update = spec::Update { nonce: 2, resources, removed: Vec::new() };
+        ctx.snapshot.publish(ctx.snapshot.load().apply(update).unwrap());
+        ctx.limits.prune(&ctx.snapshot.load());
+        hears(&mut stream, |told| told.demands.is_empty()).await;
     });
 }
 
