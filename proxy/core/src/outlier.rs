@@ -225,21 +225,24 @@ impl Breakers {
         }
     }
 
-    /// Of `callers` proxies, `ejected_by` (this one included) have ejected the endpoint. If that is this one alone among
-    /// enough, its ejection lasts the policy's share of its time, once. Whether that changed anything.
+    /// Of `callers` proxies, `ejected_by` (this one included) have ejected the endpoint. While that is this one alone
+    /// among enough, its ejection lasts the policy's share of its time: the first to notice is alone for a moment, so
+    /// those who follow before it is over give it its full time again. Whether that changed anything.
     pub fn on_fleet(&mut self, index: usize, callers: u32, ejected_by: u32, _now: Instant) -> bool {
         let lone = self.policy.as_ref().and_then(|policy| policy.spec.lone_opinion);
-        let (Some(lone), Some(&slot)) = (lone, self.order.get(index)) else { return false };
+        let lone = lone.filter(|lone| callers >= lone.min_callers.get() && ejected_by <= 1);
+        let Some(&slot) = self.order.get(index) else { return false };
         let endpoint = &mut self.slots[slot as usize];
-        let running = endpoint.circuit == Circuit::Open && endpoint.due != NEVER && !endpoint.shortened;
-        if !running || callers < lone.min_callers.get() || ejected_by > 1 {
+        let lasts = endpoint.term.saturating_sub(endpoint.since);
+        let due = lone.map_or(endpoint.term, |lone| {
+            endpoint.since + lasts / 100 * u64::from(lone.shortened_percent.min(100))
+        });
+        if endpoint.circuit != Circuit::Open || endpoint.due == NEVER || endpoint.due == due {
             return false;
         }
         self.timers.remove(&(endpoint.due, slot));
-        let lasts = endpoint.due.saturating_sub(endpoint.since);
-        endpoint.due = endpoint.since + lasts / 100 * u64::from(lone.shortened_percent.min(100));
-        endpoint.shortened = true;
-        self.timers.insert((endpoint.due, slot));
+        endpoint.due = due;
+        self.timers.insert((due, slot));
         true
     }
 

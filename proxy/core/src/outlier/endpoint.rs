@@ -28,8 +28,6 @@ pub(super) struct Endpoint {
     pub(super) sick: bool,
     /// Half-open: a probe is under way.
     pub(super) probing: bool,
-    /// The ejection was shortened.
-    pub(super) shortened: bool,
     /// It is in `Breakers::recent`.
     pub(super) listed: bool,
     /// In a row.
@@ -44,6 +42,8 @@ pub(super) struct Endpoint {
     /// Open: when it ends. Half-open: since when it waits for a probe; with one under way, when that will have lasted
     /// long enough.
     pub(super) due: At,
+    /// Open: when it ends unless this proxy is alone with its opinion.
+    pub(super) term: At,
     pub(super) learned: Option<Box<Learned>>,
 }
 
@@ -56,7 +56,6 @@ impl Endpoint {
             ejected: false,
             sick: false,
             probing: false,
-            shortened: false,
             listed: false,
             failures: 0,
             connect_failures: 0,
@@ -64,6 +63,7 @@ impl Endpoint {
             times: 0,
             since: 0,
             due: NEVER,
+            term: NEVER,
             learned: None,
         }
     }

@@ -189,8 +189,8 @@ impl Breakers {
         let lasts = (to == Circuit::Open && due != NEVER).then(|| Duration::from_nanos(due - at));
         endpoint.circuit = to;
         endpoint.round = endpoint.round.wrapping_add(1);
-        (endpoint.since, endpoint.due) = (at, due);
-        (endpoint.probing, endpoint.shortened, endpoint.passed) = (false, false, 0);
+        (endpoint.since, endpoint.due, endpoint.term) = (at, due, due);
+        (endpoint.probing, endpoint.passed) = (false, 0);
         self.gates[endpoint.index as usize] = to != Circuit::Open;
         let change = Change {
             index: endpoint.index as usize,

@@ -167,6 +167,17 @@ fn a_lone_opinion_is_held_for_a_shorter_time() {
 }
 
 #[test]
+fn who_is_first_to_notice_is_alone_for_a_moment_only() {
+    let mut bench = Bench::new(in_a_row(5), 3);
+    bench.eject(0);
+    assert!(bench.breakers.on_fleet(0, 5, 1, bench.now));
+    bench.wait(SECOND);
+    assert!(bench.breakers.on_fleet(0, 5, 2, bench.now), "another one has noticed");
+    let left = bench.serve();
+    assert!((29 * SECOND..=32 * SECOND).contains(&left), "{left:?}");
+}
+
+#[test]
 fn active_checks_take_out_and_bring_back_but_never_the_last() {
     let mut bench = Bench::new(in_a_row(5), 2);
     bench.breakers.on_health(0, false, bench.now);
