@@ -114,15 +114,24 @@ impl Node {
     pub fn place_of(&self, path: &Path) -> Place {
         let mut node = self;
         for segment in &path.0 {
-            let next = match (segment, &node.value) {
-                (Segment::Key(key), _) => node.get(key),
-                (Segment::Index(index), Value::List(items)) => items.get(*index),
-                (Segment::Index(_), _) => None,
-            };
-            let Some(next) = next else { break };
+            let Some(next) = node.step(segment) else { break };
             node = next;
         }
         node.place
+    }
+
+    /// Whether something was written at `path`.
+    pub fn has(&self, path: &Path) -> bool {
+        let node = path.0.iter().try_fold(self, |node, segment| node.step(segment));
+        node.is_some_and(|node| node.value != Value::Null)
+    }
+
+    fn step(&self, segment: &Segment) -> Option<&Self> {
+        match (segment, &self.value) {
+            (Segment::Key(key), _) => self.get(key),
+            (Segment::Index(index), Value::List(items)) => items.get(*index),
+            (Segment::Index(_), _) => None,
+        }
     }
 
     /// How error messages call the value.

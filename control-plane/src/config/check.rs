@@ -4,6 +4,7 @@
 //! References to an object that exists but is broken are let pass: its own error is told, and one mistake
 //! should not echo.
 
+mod protocol;
 mod traffic;
 
 use std::{
@@ -31,6 +32,7 @@ pub(super) fn check(draft: &mut Draft) {
         }
         route_count(draft, &mut errors);
         traffic::check(draft, &mut errors);
+        protocol::check(draft, &mut errors);
         authorization(draft, &mut errors);
     }
     server(&draft.server, &mut errors);

@@ -75,10 +75,14 @@ impl Endpoint {
 
 impl Port {
     pub fn may_be_http(&self) -> bool {
-        match self.protocol {
-            Protocol::Detect | Protocol::Http | Protocol::Http2 | Protocol::Grpc => true,
-            Protocol::Tcp | Protocol::Tls => false,
-        }
+        may_be_http(self.protocol)
+    }
+}
+
+pub(super) fn may_be_http(protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Detect | Protocol::Http | Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Tcp | Protocol::Tls => false,
     }
 }
 

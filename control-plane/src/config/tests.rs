@@ -1,3 +1,4 @@
+mod protocol;
 mod resilience;
 
 use super::*;

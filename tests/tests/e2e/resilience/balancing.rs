@@ -403,7 +403,8 @@ fn opaque(farm: &Farm) -> Result<()> {
         "  loadBalancer: {algorithm: round-robin}\n",
         "  loadBalancer: {algorithm: maglev, hashOn: [{source: identity}]}\n",
         |lines| {
-            let builder = alone(farm, &[0, 1], lines).protocol("tcp");
+            let policy = format!("  outlierEjection: {{enabled: false}}\n{lines}");
+            let builder = farm.stand(&[0, 1]).policy(&policy).protocol("tcp");
             let port = builder.port();
             for host in [0, 1] {
                 let address = std::net::SocketAddr::from(([0, 0, 0, 0], port));

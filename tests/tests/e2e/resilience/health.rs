@@ -37,6 +37,8 @@ pub(crate) fn tests() -> Vec<Test> {
 
 /// No detector is on: only checks decide.
 const ALONE: &str = "  outlierEjection: {enabled: false}\n  retries: {attempts: 0}\n  loadBalancer: {algorithm: round-robin}\n";
+/// The same for connections, which are not retried.
+const ALONE_OPAQUE: &str = "  outlierEjection: {enabled: false}\n  loadBalancer: {algorithm: round-robin}\n";
 const OFTEN: &str =
     "interval: 300ms, timeout: 300ms, unhealthyAfter: 2, healthyAfter: 2, fleetPerSecond: 1000";
 
@@ -162,7 +164,8 @@ fn tcp(farm: &Farm) -> Result<()> {
     with_and_without_of(
         &[format!("  healthCheck: {{tcp: {{}}, {OFTEN}}}\n").as_str(), ""],
         |lines| {
-            let builder = alone(farm, lines).protocol("tcp");
+            let policy = format!("{ALONE_OPAQUE}{lines}");
+            let builder = farm.stand(&[0, 1]).policy(&policy).protocol("tcp");
             let address = SocketAddr::from(([0, 0, 0, 0], builder.port()));
             let greet = vec![Step::Write(b"hello".into()), Step::Hold];
             // On one host alone; the proxy of the other one accepts connections for nobody.

@@ -147,7 +147,8 @@ fn idle(farm: &Farm) -> Result<()> {
         "  timeouts: {idle: 300ms}\n",
         "",
         |lines| {
-            let builder = alone(farm, &[0], lines).protocol("tcp");
+            let policy = format!("  outlierEjection: {{enabled: false}}\n{lines}");
+            let builder = farm.stand(&[0]).policy(&policy).protocol("tcp");
             let address = SocketAddr::from(([0, 0, 0, 0], builder.port()));
             let greet = vec![Step::Write(b"hello".into()), Step::Hold];
             let server = farm.hosts[0].pod.enter(|| RawServer::start(address, vec![greet]))??;
