@@ -9,7 +9,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -21,11 +20,9 @@ use hyper::{
     body::{Frame, Incoming},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use outrigger_lab::Pod;
-use tokio::{net::TcpStream, sync::oneshot};
 
-use super::bind_again;
+use super::{bind_again, server::Server};
 
 /// A request as it reached the application.
 #[derive(Clone, Debug)]
@@ -56,8 +53,7 @@ pub(crate) struct Say {
 /// Ends when dropped, and resets its connections then, as a killed program would.
 pub(crate) struct App {
     log: Arc<Log>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _server: Server,
 }
 
 #[derive(Default)]
@@ -122,23 +118,13 @@ impl App {
     ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let listener = bind_again(|| Ok(pod.enter(|| std::net::TcpListener::bind(address))??))?;
-        listener.set_nonblocking(true)?;
         let log = Arc::new(Log::default());
-        let (stop, stopped) = oneshot::channel();
         let (handler, shared): (Handler, _) = (Arc::new(handler), Arc::clone(&log));
-        let thread = pod.background(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = stopped => {}
-                    () = accept(listener, handler, shared) => {}
-                }
-            });
-            // A handler that blocks is left alone.
-            runtime.shutdown_background();
+        let server = Server::start(pod, listener, false, move || {
+            let (handler, shared) = (Arc::clone(&handler), Arc::clone(&shared));
+            service_fn(move |request| answer(request, Arc::clone(&handler), Arc::clone(&shared)))
         })?;
-        Ok(Self { log, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { log, _server: server })
     }
 
     /// All requests so far.
@@ -163,40 +149,6 @@ impl App {
     /// Requests that were given up by who sent them, before their answer.
     pub(crate) fn cancelled(&self) -> u64 {
         self.log.cancelled.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
-async fn accept(listener: std::net::TcpListener, handler: Handler, log: Arc<Log>) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        tokio::spawn(serve(stream, Arc::clone(&handler), Arc::clone(&log)));
-    }
-}
-
-async fn serve(stream: TcpStream, handler: Handler, log: Arc<Log>) {
-    drop(stream.set_nodelay(true));
-    let service = service_fn(|request| answer(request, Arc::clone(&handler), Arc::clone(&log)));
-    let mut first = [0; 3];
-    let http2 = stream.peek(&mut first).await.is_ok_and(|_| &first == b"PRI");
-    let io = TokioIo::new(stream);
-    // How a connection ends is the caller's to judge.
-    if http2 {
-        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        drop(server.serve_connection(io, service).await);
-    } else {
-        let mut server = hyper::server::conn::http1::Builder::new();
-        server.timer(TokioTimer::new());
-        drop(server.serve_connection(io, service).await);
     }
 }
 

@@ -14,7 +14,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -26,18 +25,15 @@ use hyper::{
     body::{Frame, Incoming},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use outrigger_lab::Pod;
-use tokio::{
-    net::TcpStream,
-    sync::{Semaphore, oneshot},
-};
+use tokio::sync::Semaphore;
+
+use super::server::Server;
 
 /// Ends when dropped, and resets its connections then, as a killed program would.
 pub(crate) struct Booth {
     state: Arc<State>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _server: Server,
 }
 
 /// A request that reached the application.
@@ -72,7 +68,6 @@ impl Booth {
     pub(crate) fn with_work(pod: &Pod, port: u16, name: &str, places: usize, work: Duration) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let listener = pod.enter(|| std::net::TcpListener::bind(address))?.context("bind the booth")?;
-        listener.set_nonblocking(true)?;
         let state = Arc::new(State {
             name: name.to_owned(),
             work,
@@ -82,19 +77,15 @@ impl Booth {
             most: AtomicU64::new(0),
             arrivals: Mutex::default(),
         });
-        let (stop, stopped) = oneshot::channel();
         let shared = Arc::clone(&state);
-        let thread = pod.background(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = stopped => {}
-                    () = accept(listener, shared) => {}
-                }
-            });
+        let server = Server::start(pod, listener, false, move || {
+            let state = Arc::clone(&shared);
+            service_fn(move |request| {
+                let state = Arc::clone(&state);
+                async move { Ok::<_, Infallible>(answer(request, &state).await) }
+            })
         })?;
-        Ok(Self { state, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { state, _server: server })
     }
 
     /// Requests inside now.
@@ -131,15 +122,6 @@ impl Booth {
     }
 }
 
-impl Drop for Booth {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
 impl Arrival {
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.to_str().ok()
@@ -167,33 +149,6 @@ impl State {
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         self.0.inside.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-async fn accept(listener: std::net::TcpListener, state: Arc<State>) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        tokio::spawn(serve(stream, Arc::clone(&state)));
-    }
-}
-
-async fn serve(stream: TcpStream, state: Arc<State>) {
-    drop(stream.set_nodelay(true));
-    let service = service_fn(|request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(answer(request, &state).await) }
-    });
-    let mut first = [0; 3];
-    let http2 = stream.peek(&mut first).await.is_ok_and(|_| &first == b"PRI");
-    let io = TokioIo::new(stream);
-    // How a connection ends is the caller's to judge.
-    if http2 {
-        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        drop(server.serve_connection(io, service).await);
-    } else {
-        let mut http1 = hyper::server::conn::http1::Builder::new();
-        drop(http1.timer(TokioTimer::new()).serve_connection(io, service).await);
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod peers;
 pub(crate) mod raw;
+pub(crate) mod server;
 pub(crate) mod shop;
 pub(crate) mod test;
 pub(crate) mod yaml;

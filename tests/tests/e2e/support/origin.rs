@@ -16,7 +16,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -28,15 +27,14 @@ use hyper::{
     body::{Frame, Incoming},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use outrigger_lab::Pod;
-use tokio::{net::TcpStream, sync::oneshot};
+
+use super::server::Server;
 
 /// Ends when dropped, and resets its connections then, as a killed program would.
 pub(crate) struct Origin {
     seen: Arc<Seen>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _server: Server,
 }
 
 #[derive(Default)]
@@ -62,21 +60,18 @@ impl Origin {
 
     pub(crate) fn start_at(pod: &Pod, address: SocketAddr, name: &str) -> Result<Self> {
         let listener = pod.enter(|| std::net::TcpListener::bind(address))?.context("bind the origin")?;
-        listener.set_nonblocking(true)?;
         let seen = Arc::new(Seen::default());
-        let (stop, stopped) = oneshot::channel();
-        let (name, counted) = (name.to_owned(), Arc::clone(&seen));
-        let thread = pod.background(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = stopped => {}
-                    () = accept(listener, name, counted) => {}
-                }
-            });
+        let (name, counted) = (Arc::<str>::from(name), Arc::clone(&seen));
+        let server = Server::start(pod, listener, true, move || {
+            counted.connections.fetch_add(1, Ordering::Relaxed);
+            let (name, counted) = (Arc::clone(&name), Arc::clone(&counted));
+            service_fn(move |request| {
+                counted.requests.fetch_add(1, Ordering::Relaxed);
+                let name = Arc::clone(&name);
+                async move { Ok::<_, Infallible>(answer(request, &name).await) }
+            })
         })?;
-        Ok(Self { seen, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { seen, _server: server })
     }
 
     pub(crate) fn connections(&self) -> u64 {
@@ -85,48 +80,6 @@ impl Origin {
 
     pub(crate) fn requests(&self) -> u64 {
         self.seen.requests.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
-async fn accept(listener: std::net::TcpListener, name: String, seen: Arc<Seen>) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        seen.connections.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(serve(stream, name.clone(), Arc::clone(&seen)));
-    }
-}
-
-async fn serve(stream: TcpStream, name: String, seen: Arc<Seen>) {
-    drop(stream.set_nodelay(true));
-    let service = service_fn(|request| {
-        seen.requests.fetch_add(1, Ordering::Relaxed);
-        let name = name.clone();
-        async move { Ok::<_, Infallible>(answer(request, &name).await) }
-    });
-    let mut first = [0; 3];
-    let http2 = stream.peek(&mut first).await.is_ok_and(|_| &first == b"PRI");
-    let io = TokioIo::new(stream);
-    // How a connection ends is the caller's to judge.
-    if http2 {
-        drop(
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(io, service)
-                .await,
-        );
-    } else {
-        let mut http1 = hyper::server::conn::http1::Builder::new();
-        http1.timer(TokioTimer::new()).half_close(true);
-        drop(http1.serve_connection(io, service).await);
     }
 }
 
