@@ -36,7 +36,12 @@ pub(super) fn bulkhead(path: &Path, written: kinds::Bulkhead, notes: &mut Notes<
     let requests = [bulkhead.upstream.requests, bulkhead.endpoint.requests, bulkhead.route_requests];
     let connections = [bulkhead.upstream.connections, bulkhead.endpoint.connections];
     let limited = requests.iter().chain(&connections).any(Option::is_some) || bulkhead.adaptive.is_some();
-    something(path, limited, bulkhead.queue.is_some(), "upstream, endpoint, route or adaptive", notes);
+    if !limited && bulkhead.queue.is_some() {
+        let reason = "has nothing to wait for: want upstream, endpoint, route or adaptive beside it";
+        notes.note(&path.key("queue"), reason);
+    } else if !limited {
+        notes.note(path, "says nothing: want upstream, endpoint, route or adaptive");
+    }
     bulkhead
 }
 
@@ -54,11 +59,16 @@ pub(super) fn server_bulkhead(
     };
     let most = Most::of(path, ("total", bulkhead.total), bulkhead.adaptive, notes);
     most.above(path, ("perCaller", bulkhead.per_caller), notes);
-    let Limits { connections, requests } = bulkhead.total;
-    let of_caller = bulkhead.per_caller;
-    let limits = [connections, requests, of_caller.connections, of_caller.requests];
-    let limited = limits.iter().any(Option::is_some) || bulkhead.adaptive.is_some();
-    something(path, limited, bulkhead.queue.is_some(), "total, perCaller or adaptive", notes);
+    let has = |of: fn(&Limits) -> Option<NonZeroU32>| {
+        [bulkhead.total, bulkhead.per_caller].iter().any(|limits| of(limits).is_some())
+    };
+    let requests = has(|limits| limits.requests) || bulkhead.adaptive.is_some();
+    if bulkhead.queue.is_some() && !requests {
+        let reason = "has nothing to wait for, connections do not: want maxRequests or adaptive beside it";
+        notes.note(&path.key("queue"), reason);
+    } else if !requests && !has(|limits| limits.connections) {
+        notes.note(path, "says nothing: want total, perCaller or adaptive");
+    }
     bulkhead
 }
 
@@ -111,16 +121,6 @@ impl Most {
                 notes.note(&path.key(part).key(field), reason);
             }
         }
-    }
-}
-
-fn something(path: &Path, limited: bool, queued: bool, wanted: &str, notes: &mut Notes<'_>) {
-    match (limited, queued) {
-        (true, _) => {}
-        (false, true) => {
-            notes.note(&path.key("queue"), format!("has nothing to wait for: want {wanted} beside it"));
-        }
-        (false, false) => notes.note(path, format!("says nothing: want {wanted}")),
     }
 }
 

@@ -556,6 +556,11 @@ fn every_bad_limit_of_a_server_is_told_at_its_place() {
             "[0].bulkhead.perCaller.maxRequests",
             "9 is above adaptive.maxRequests, 8: it would never matter",
         ),
+        (
+            "[{port: 80, bulkhead: {total: {maxConnections: 9}, queue: ¦{size: 1, timeout: 1s}}}]",
+            "[0].bulkhead.queue",
+            "has nothing to wait for, connections do not: want maxRequests or adaptive beside it",
+        ),
         ("[{port: 80, bulkhead: ¦{}}]", "[0].bulkhead", "says nothing: want total, perCaller or adaptive"),
         (
             "[{port: 80, bulkhead: {total: ¦{}, perCaller: {maxRequests: 1}}}]",
