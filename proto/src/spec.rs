@@ -12,6 +12,7 @@ pub mod inbound;
 pub mod key;
 pub mod observe;
 pub mod rate_limit;
+pub mod report;
 pub mod status;
 pub mod traffic;
 pub mod update;
@@ -28,6 +29,9 @@ pub use inbound::{
 pub use key::{Authority, BackendKey, DestinationKey, Key, KeyError};
 pub use observe::{Cause, Circuit, Demand, Fleet, Guidance, Observations, Outcome, Share, Transition};
 pub use rate_limit::{RateAlgorithm, RateKey, RateLimit, Scope};
+pub use report::{
+    Durations, EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport,
+};
 pub use status::StatusRange;
 pub use traffic::{
     Adaptive, Algorithm, Answer, Backoff, Bulkhead, Cache, CheckKind, Ejection, FailurePercentage, Failures,

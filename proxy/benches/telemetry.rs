@@ -35,6 +35,9 @@ fn main() {
         first_byte: Duration::from_micros(321),
         duration: Duration::from_micros(456),
         attempts: 1,
+        tries: &[],
+        security: "",
+        trace: None,
         handled: Handled::default(),
         id: 0x1234_5678_9abc_def0,
     };

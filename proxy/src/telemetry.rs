@@ -9,7 +9,10 @@
 use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_certs::SpiffeId;
-use outrigger_core::verdict::Reason;
+use outrigger_core::{
+    trace::{SpanId, TraceId},
+    verdict::Reason,
+};
 
 use crate::{access_log, metrics, metrics::Event};
 
@@ -66,9 +69,48 @@ pub struct RequestRecord<'a> {
     pub duration: Duration,
     /// Tries at endpoints: 0 when none was tried.
     pub attempts: u32,
+    /// The tries at endpoints, in the order of their beginning; as many as are kept, so it may be fewer than `attempts`.
+    pub tries: &'a [Try],
+    /// Of the connection to `peer`: `TLSv1_3 CIPHER GROUP`; empty: plaintext, or there was none.
+    pub security: &'a str,
+    pub trace: Option<Traced>,
     pub handled: Handled<'a>,
     /// Also in `outrigger-id`.
     pub id: u64,
+}
+
+/// The trace that something belongs to, whoever began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traced {
+    pub trace: TraceId,
+    /// This proxy's span; without one, the one that the caller named.
+    pub span: SpanId,
+    /// Whoever looks for it in the tracing backend finds it.
+    pub sampled: bool,
+}
+
+/// One try at an endpoint. Times are since the request's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Try {
+    pub endpoint: SocketAddr,
+    pub began: Duration,
+    /// How long its connection was waited for; zero: one was there.
+    pub connect: Duration,
+    /// Until the answer's head, or the failure.
+    pub lasted: Duration,
+    /// It began beside another one.
+    pub hedge: bool,
+    pub ended: Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Given up by this proxy or by the caller.
+    Cancelled,
+    Status(u16),
+    /// A gRPC answer that was over with its head.
+    Grpc(u16),
+    Failed(Reason),
 }
 
 /// What resilience did about a request. All words are ours.
@@ -107,6 +149,9 @@ pub struct ConnectionRecord<'a> {
     pub connected: Duration,
     pub duration: Duration,
     pub attempts: u32,
+    /// As of a request.
+    pub security: &'a str,
+    pub trace: Option<Traced>,
     pub id: u64,
 }
 

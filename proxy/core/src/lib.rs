@@ -41,6 +41,7 @@
 //! - [`cache`], [`coalesce`]: what is answered from memory, and what is asked once for many; [`fallback`]: what there is
 //!   instead of an answer.
 //! - [`verdict`]: every answer the proxy makes itself.
+//! - [`trace`]: which trace it belongs to, and whether that is recorded.
 
 pub mod authority;
 pub mod authorize;
@@ -67,6 +68,7 @@ pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod trace;
 pub mod verdict;
 
 #[cfg(test)]

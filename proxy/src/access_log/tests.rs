@@ -33,6 +33,9 @@ fn record() -> RequestRecord<'static> {
         first_byte: Duration::from_micros(1500),
         duration: Duration::from_micros(2500),
         attempts: 1,
+        tries: &[],
+        security: "",
+        trace: None,
         handled: Handled::default(),
         id: 0xabc,
     }
@@ -113,6 +116,8 @@ fn connections_have_lines_too() {
         connected: Duration::ZERO,
         duration: Duration::from_secs(1),
         attempts: 2,
+        security: "",
+        trace: None,
         id: 1,
     };
     let mut bytes = Vec::new();

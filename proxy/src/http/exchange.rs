@@ -275,6 +275,9 @@ impl Drop for Exchange {
             first_byte: self.first_byte.get(),
             duration: now().saturating_duration_since(self.started),
             attempts: self.attempts.get(),
+            tries: &[],
+            security: "",
+            trace: None,
             handled: Handled {
                 queued: notes.queued.get(),
                 gave_up: notes.gave_up.get(),

@@ -24,6 +24,9 @@ fn record<'a>(service: &'a str, route: &'a str) -> RequestRecord<'a> {
         first_byte: Duration::ZERO,
         duration: Duration::from_millis(3),
         attempts: 1,
+        tries: &[],
+        security: "",
+        trace: None,
         handled: Handled::default(),
         id: 0,
     }
@@ -45,6 +48,8 @@ fn connection(service: &str) -> ConnectionRecord<'_> {
         connected: Duration::ZERO,
         duration: Duration::ZERO,
         attempts: 1,
+        security: "",
+        trace: None,
         id: 0,
     }
 }

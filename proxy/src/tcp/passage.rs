@@ -151,6 +151,8 @@ impl Drop for Passage {
             connected: self.connected,
             duration: now().saturating_duration_since(self.started),
             attempts: self.attempts,
+            security: "",
+            trace: None,
             id: self.id,
         });
     }
