@@ -1,7 +1,7 @@
 //! hyper as this proxy uses it: connections served with a plain async function, bodies passed through, streams watched.
 //!
 //! - [`serve`]: an HTTP/1 or HTTP/2 connection that a peer has opened, from its first request to its goodbye.
-//! - [`exchange`], [`body`]: one request on its way, and its two bodies.
+//! - [`exchange`], [`body`]: one request on its way, and its two bodies; [`tries`]: at which endpoints it was tried.
 //! - [`replay`]: a body that can be sent again.
 //! - [`request`]: what is checked and changed in every message, on either side.
 //! - [`watched`]: the stream beneath, with the checks that hyper does not make.
@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod replay;
 pub mod request;
 pub mod serve;
+pub mod tries;
 pub mod upgrade;
 pub mod watched;
 

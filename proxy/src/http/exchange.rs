@@ -19,13 +19,13 @@ use outrigger_certs::SpiffeId;
 use outrigger_core::{headers, outlier::What, verdict::Reason};
 use outrigger_proto::spec::{Endpoint, Route};
 
-use super::watched::Vitals;
+use super::{tries::Tries, watched::Vitals};
 use crate::{
     error::{Error, told},
     path::{accept::Open, outlier::Trial, pool::Lease},
     shared_limits::Permit,
     tcp::Passage,
-    telemetry::{Direction, Handled, Protocol, RequestRecord},
+    telemetry::{Direction, Handled, Protocol, RequestRecord, Traced},
     worker::{Worker, now},
 };
 
@@ -56,6 +56,8 @@ pub struct Exchange {
     pub routed: RefCell<Routed>,
     pub endpoint: Cell<Option<SocketAddr>>,
     pub attempts: Cell<u32>,
+    pub tries: Tries,
+    pub trace: Cell<Option<Traced>>,
     pub notes: Notes,
     status: Cell<u16>,
     grpc_status: Cell<Option<u16>>,
@@ -134,6 +136,8 @@ impl Exchange {
             routed: RefCell::default(),
             endpoint: Cell::new(None),
             attempts: Cell::new(0),
+            tries: Tries::new(now),
+            trace: Cell::new(None),
             notes: Notes::default(),
             status: Cell::new(0),
             grpc_status: Cell::new(None),
@@ -275,9 +279,9 @@ impl Drop for Exchange {
             first_byte: self.first_byte.get(),
             duration: now().saturating_duration_since(self.started),
             attempts: self.attempts.get(),
-            tries: &[],
+            tries: &self.tries.kept(),
             security: "",
-            trace: None,
+            trace: self.trace.get(),
             handled: Handled {
                 queued: notes.queued.get(),
                 gave_up: notes.gave_up.get(),

@@ -23,7 +23,7 @@ use super::Place;
 use crate::{
     error::Error,
     http::{
-        body::{RequestBody, ResponseBody},
+        body::{RequestBody, ResponseBody, grpc_status},
         exchange::{Caller, Exchange, Hold},
         request, upgrade,
     },
@@ -35,6 +35,7 @@ use crate::{
         respond,
         server_bulkhead::Door,
     },
+    telemetry::Ended,
     worker::now,
 };
 
@@ -149,12 +150,23 @@ async fn send(
     exchange.endpoint.set(Some(served.place.application));
     loop {
         exchange.attempts.set(exchange.attempts.get() + 1);
-        let lease = served.connections.lease(worker, &Terms::plain(Timeouts::default().connect)).await?;
+        let trying = exchange.tries.begin(served.place.application, false, now());
+        let terms = Terms::plain(Timeouts::default().connect);
+        let leased = served.connections.lease(worker, &terms).await;
+        if !leased.as_ref().is_ok_and(|lease| !lease.waited) {
+            trying.waited(now());
+        }
+        let lease = leased.inspect_err(|error| trying.ends(Ended::Failed(error.reason()), now()))?;
         let unanswered = match lease.send(request).await {
-            Ok(response) => return Ok((lease, response)),
+            Ok(response) => {
+                let grpc = exchange.grpc.then(|| grpc_status(response.headers())).flatten();
+                trying.ends(grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc), now());
+                return Ok((lease, response));
+            }
             Err(unanswered) => unanswered,
         };
         let (failure, error) = unanswered.explain(&lease);
+        trying.ends(Ended::Failed(error.reason()), now());
         let next = match error.reason().retry() {
             _ if lease.fresh => return Err(error),
             Retry::Never => return Err(error),

@@ -27,6 +27,7 @@ use crate::{
         request,
     },
     shared_limits::Kind,
+    telemetry::Ended,
     worker::now,
 };
 
@@ -63,10 +64,11 @@ pub enum Unanswered {
     },
 }
 
-/// Sends the request to one endpoint that was not tried yet, if there is one.
+/// Sends the request to one endpoint that was not tried yet, if there is one. `hedge`: beside another attempt.
 pub async fn once(
     sending: &Sending<'_>,
     mut request: Box<Request<RequestBody>>,
+    hedge: bool,
 ) -> Result<Answered, Unanswered> {
     let Sending { exchange, cluster, due, .. } = sending;
     let worker = &exchange.caller.worker;
@@ -84,6 +86,7 @@ pub async fn once(
     exchange.attempts.set(number);
     exchange.goes_to(&endpoint.spec);
     sending.tried.borrow_mut().add(&endpoint);
+    let trying = exchange.tries.begin(endpoint.spec.address, hedge, dispatched);
     let trial = Trial::new(worker, cluster, Rc::clone(&endpoint), trial, place, dispatched);
     due.deadline.pass_on(timeouts.per_try, request.headers_mut(), dispatched);
     let own = NonZeroU32::new(number).filter(|_| sending.names_attempts);
@@ -96,6 +99,9 @@ pub async fn once(
     let result = {
         let attempt = pin!(async {
             let lease = leased.insert(connections.lease(worker, &terms).await?);
+            if lease.waited {
+                trying.waited(now());
+            }
             match unsent.take() {
                 Some(request) => Ok(lease.send(request).await),
                 None => Err(Error::Internal("a request was sent twice")),
@@ -103,10 +109,13 @@ pub async fn once(
         });
         Clock::new(exchange, due, timeouts, dispatched).run(attempt).await
     };
+    let connected = leased.is_some();
     let (failure, error, request) = match (result, leased) {
         (Ok(Ok(Ok(response))), Some(lease)) => {
             let answer = read(exchange, &response);
-            trial.answered(&answer, exchange.grpc, now());
+            let now = now();
+            trying.ends(answer.grpc.map_or(Ended::Status(answer.status), Ended::Grpc), now);
+            trial.answered(&answer, exchange.grpc, now);
             return Ok(Answered { response, lease, trial, answer });
         }
         (Ok(Ok(Err(unanswered))), Some(lease)) => {
@@ -115,7 +124,9 @@ pub async fn once(
                 sending.tried.borrow_mut().forgive(&endpoint);
             }
             let (failure, error) = unanswered.explain(&lease);
-            trial.failed(outlier::judge(failure, &error, lease.fresh), now());
+            let now = now();
+            trying.ends(Ended::Failed(error.reason()), now);
+            trial.failed(outlier::judge(failure, &error, lease.fresh), now);
             return Err(Unanswered::Failed { failure, error, request: unanswered.request });
         }
         // No connection: the request is still here.
@@ -126,7 +137,12 @@ pub async fn once(
     if failure == Failure::Unsent {
         sending.tried.borrow_mut().lose(&endpoint);
     }
-    trial.failed(outlier::judge(failure, &error, true), now());
+    let now = now();
+    if !connected {
+        trying.waited(now);
+    }
+    trying.ends(Ended::Failed(error.reason()), now);
+    trial.failed(outlier::judge(failure, &error, true), now);
     Err(Unanswered::Failed { failure, error, request })
 }
 

@@ -71,7 +71,7 @@ async fn both<F: Future<Output = Result<Answered, Unanswered>>>(
     began: Instant,
 ) -> Result<Answered, Unanswered> {
     let exchange = sending.exchange;
-    let second = pin!(attempt::once(sending, copy.request(exchange)));
+    let second = pin!(attempt::once(sending, copy.request(exchange), true));
     let (result, won) = match select(first, second).await {
         Either::Left((result, second)) => {
             learn(sending, began);

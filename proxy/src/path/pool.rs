@@ -104,6 +104,7 @@ impl Connections {
     /// A connection to send a request on; a new one is made within `within`.
     pub async fn lease(self: &Rc<Self>, worker: &Rc<Worker>, terms: &Terms) -> Result<Lease, Error> {
         self.renew(worker);
+        let mut waited = false;
         loop {
             let (checkout, backed_up) = {
                 let pool = &mut self.inner.borrow_mut().pool;
@@ -116,6 +117,7 @@ impl Connections {
             let id = match checkout {
                 Checkout::Use(id) => id,
                 Checkout::Wait(ticket) => {
+                    waited = true;
                     let (tell, answer) = oneshot::channel();
                     self.inner.borrow_mut().waiting.insert(ticket, tell);
                     let waiting = Waiting { connections: self, worker, ticket, answer, answered: false };
@@ -126,7 +128,7 @@ impl Connections {
                 Checkout::Full => return Err(Error::Overloaded("too many requests wait for a connection")),
             };
             self.settle(worker, terms);
-            let lease = self.take(worker, id);
+            let lease = self.take(worker, id, waited);
             if terms.max_age.is_some_and(|age| self.is_older(id, age)) {
                 lease.refused();
                 continue;
@@ -186,7 +188,7 @@ impl Connections {
         self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
-    fn take(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId) -> Lease {
+    fn take(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId, waited: bool) -> Lease {
         let mut inner = self.inner.borrow_mut();
         let fresh = match inner.slot(id) {
             Some(slot) => {
@@ -195,7 +197,14 @@ impl Connections {
             }
             None => false,
         };
-        Lease { connections: Rc::clone(self), worker: Rc::clone(worker), id, fresh, over: Cell::new(false) }
+        Lease {
+            connections: Rc::clone(self),
+            worker: Rc::clone(worker),
+            id,
+            fresh,
+            waited,
+            over: Cell::new(false),
+        }
     }
 
     /// Whether the connection takes a request; it may need a moment after the answer before.

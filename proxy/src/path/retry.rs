@@ -161,7 +161,7 @@ pub async fn send(
     let mut last = None;
     loop {
         let result = {
-            let first = pin!(attempt::once(&sending, request));
+            let first = pin!(attempt::once(&sending, request, false));
             match (hedge.take(), &copy) {
                 // Boxed, because most requests have none; the first attempt is not in it, so it is small.
                 (Some(hedge), Some(copy)) => Box::pin(hedge::race(&sending, first, copy, hedge)).await,

@@ -30,6 +30,8 @@ pub struct Lease {
     pub(super) id: ConnId,
     /// This is the connection's first request.
     pub fresh: bool,
+    /// It was waited for: for a new connection, or for somebody else's.
+    pub waited: bool,
     pub(super) over: Cell<bool>,
 }
 
