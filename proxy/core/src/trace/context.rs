@@ -1,0 +1,117 @@
+//! What the fields of a request say of a trace, and what of it counts.
+
+use http::HeaderMap;
+
+use super::{Decision, Format, Formats, Propagators, SpanId, TraceId, b3, w3c};
+
+/// A place in a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// `None`: whoever sent it leaves that to whoever receives it (B3 only).
+    pub sampled: Option<bool>,
+    /// Recorded whatever a ratio says, for somebody who is looking for a fault (B3 only).
+    pub debug: bool,
+    /// The low 56 bits of the trace id are random (W3C level 2). The other bits of its flags are sent as 0, as it wants.
+    pub random: bool,
+}
+
+/// All that the fields of a request say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extracted {
+    /// Of the first format that has a good one.
+    pub context: Option<Context>,
+    /// Why the first one that has a bad one has not.
+    pub malformed: Option<Malformed>,
+    pub tracestate: Passage,
+    pub baggage: Passage,
+    /// In which it goes on: those that came, or else those that are configured.
+    pub formats: Formats,
+    /// B3's decision about a trace whose ids are yet to be made.
+    decided: Decided,
+}
+
+/// What of it counts here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The request is this one's child.
+    pub parent: Option<Context>,
+    /// The request begins a trace of its own and names this one, which it came from.
+    pub link: Option<Context>,
+    /// Decided upstream, by somebody who may.
+    pub sampled: Option<bool>,
+    pub debug: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Decided {
+    pub(super) sampled: Option<bool>,
+    pub(super) debug: bool,
+}
+
+/// What becomes of a field that is passed on as a whole or not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passage {
+    #[default]
+    Absent,
+    Kept,
+    Dropped(Dropped),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Dropped {
+    #[error("too long")]
+    TooLong,
+    #[error("too many members")]
+    TooMany,
+    #[error("without a good traceparent")]
+    Orphaned,
+}
+
+/// Why the fields of a format are not a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{format}: {cause}")]
+pub struct Malformed {
+    pub format: Format,
+    pub cause: Cause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    #[error("there more than once")]
+    Repeated,
+    #[error("of another length or shape")]
+    Shape,
+    #[error("a version that there cannot be")]
+    Version,
+    #[error("the trace id is not lower-case hex digits, or all zero")]
+    TraceId,
+    #[error("the span id is not lower-case hex digits, or all zero")]
+    SpanId,
+    #[error("the flags are not lower-case hex digits")]
+    Flags,
+    #[error("the sampling state is none")]
+    Sampled,
+    #[error("one id without the other")]
+    Incomplete,
+}
+
+impl Extracted {
+    pub fn of(fields: &HeaderMap, propagators: Propagators) -> Self {
+        todo!()
+    }
+
+    /// `trusted`: it came from inside the mesh, or from an edge that is to be believed. Anybody else's trace is linked to,
+    /// and what they decided is not asked for: they could make us record everything.
+    pub fn origin(&self, trusted: bool) -> Origin {
+        todo!()
+    }
+}
+
+impl Origin {
+    /// This proxy's own place in the trace: `trace` is the parent's, or the one that begins here.
+    pub fn child(&self, trace: TraceId, span: SpanId, decision: Decision) -> Context {
+        todo!()
+    }
+}
