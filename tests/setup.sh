@@ -11,7 +11,8 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 programs=(unshare:util-linux nsenter:util-linux ip:iproute2 nft:nftables)
 if [ "$what" = tests ]; then
   programs+=(curl:curl openssl:openssl nginx:nginx-light redis-server:redis-server redis-cli:redis-tools
-    mariadbd:mariadb-server mariadb:mariadb-client h2load:nghttp2-client wrk:wrk)
+    mariadbd:mariadb-server mariadb:mariadb-client h2load:nghttp2-client wrk:wrk
+    prometheus:prometheus promtool:prometheus tmux:tmux)
 fi
 
 missing=()
@@ -27,6 +28,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive
     "${install[@]}" >/dev/null 2>&1 || { apt-get update -q >/dev/null 2>&1; "${install[@]}" >/dev/null; } ||
       echo "setup: could not install ${missing[*]}; tests that need them will be ignored"
+    # Nor at the next start of the machine: the tests bring their own configuration.
+    if [[ " ${missing[*]} " == *" prometheus "* ]] && command -v systemctl >/dev/null; then
+      systemctl disable --quiet --now prometheus 2>/dev/null || true
+    fi
   else
     echo "setup: missing: get it with 'sudo ${install[*]}'"
   fi
@@ -54,3 +59,5 @@ if [ ! -e "$stamp" ]; then
     echo "setup: could not install ${packages[*]} into $venv; tests that need them will be ignored"
   fi
 fi
+
+./tests/backends/jaeger.sh >/dev/null

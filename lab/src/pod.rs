@@ -69,9 +69,11 @@ impl Pod {
         // The stage is ours: a program started here that makes a lab of its own must not take it for its own.
         command.arg(net).arg("--").arg(program).env("PATH", search_path()).env_remove(STAGE);
         // Settings of whoever runs the lab are not settings of the programs in it.
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OUTRIGGER_"))
-        {
+        let is_setting = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            name.starts_with(b"OUTRIGGER_") || name.starts_with(b"OTEL_")
+        };
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
         command

@@ -27,6 +27,7 @@ pub struct WorkloadBuilder<'m> {
     capture: bool,
     init_arguments: Vec<String>,
     proxy_arguments: Vec<String>,
+    variables: Vec<(String, String)>,
     identity: bool,
     wait: bool,
 }
@@ -41,6 +42,7 @@ pub struct Workload {
     name: String,
     binary: PathBuf,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl<'m> WorkloadBuilder<'m> {
@@ -56,6 +58,7 @@ impl<'m> WorkloadBuilder<'m> {
             capture: true,
             init_arguments: Vec::new(),
             proxy_arguments: Vec::new(),
+            variables: Vec::new(),
             identity: false,
             wait: true,
         }
@@ -103,6 +106,12 @@ impl<'m> WorkloadBuilder<'m> {
 
     pub fn proxy_arg(mut self, argument: impl Into<String>) -> Self {
         self.proxy_arguments.push(argument.into());
+        self
+    }
+
+    /// A variable of the sidecar's environment.
+    pub fn proxy_env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
         self
     }
 
@@ -161,8 +170,11 @@ impl<'m> WorkloadBuilder<'m> {
                 .success()
                 .with_context(|| format!("outrigger-proxy init in {name}"))?;
         }
-        let proxy = pod.spawn(pod.command(&binary).args(&arguments), &format!("{name}-proxy"))?;
-        let mut workload = Workload { pod, proxy, apps: Vec::new(), name, binary, arguments };
+        let variables = self.variables;
+        let mut command = pod.command(&binary);
+        command.args(&arguments).envs(variables.iter().map(|(name, value)| (name, value)));
+        let proxy = pod.spawn(&mut command, &format!("{name}-proxy"))?;
+        let mut workload = Workload { pod, proxy, apps: Vec::new(), name, binary, arguments, variables };
         if self.wait {
             workload.wait_ready()?;
         }
@@ -213,7 +225,9 @@ impl Workload {
     pub fn restart_proxy(&mut self) -> Result<()> {
         self.proxy.kill();
         let log_name = self.proxy.name().to_owned();
-        self.proxy = self.pod.spawn(self.pod.command(&self.binary).args(&self.arguments), &log_name)?;
+        let mut command = self.pod.command(&self.binary);
+        command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        self.proxy = self.pod.spawn(&mut command, &log_name)?;
         Ok(())
     }
 
