@@ -7,6 +7,7 @@
 //! | [`keys`]                  | `Key::to_string`        |
 //! | [`observations`]          | [`observations_to_pb`]  |
 //! | [`guidance`]              | [`guidance_to_pb`]      |
+//! | [`report`]                | [`report_to_pb`]        |
 //!
 //! From the wire everything is checked, and *all* that is wrong with an update is told at once, each error under the
 //! path of its field. To the wire nothing can fail. Spec -> pb -> spec is the identity (`tests.rs` has it as a property).
@@ -22,6 +23,7 @@ mod hello;
 mod inbound;
 mod observe;
 mod rate_limit;
+mod report;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ use crate::{
 
 pub use hello::{hello, hello_to_pb, keys, state, state_to_pb};
 pub use observe::{guidance, guidance_to_pb, observations, observations_to_pb};
+pub use report::{report, report_to_pb};
 
 /// Everything that is wrong with a message, in the order of its fields. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

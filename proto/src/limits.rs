@@ -81,3 +81,21 @@ pub const MAX_FLEETS: usize = 65_536;
 pub const MAX_EVIDENCE: usize = 10;
 /// `why` of a transition, `what` of an outcome.
 pub const MAX_REMARK_BYTES: usize = 1_024;
+
+// === reports ===
+
+/// Edges in one report. A proxy tells 500 a second; two reports may have become one.
+pub const MAX_REPORT_EDGES: usize = 1_000;
+/// Ways in which the requests of one edge ended: 6 classes, 17 gRPC codes and 60 reasons do not all occur together.
+pub const MAX_REPORT_OUTCOMES: usize = 128;
+pub const MAX_REPORT_EVENTS: usize = 64;
+/// A service, a route, the message of an event: a Kubernetes name has 253 characters, and these are made of three.
+pub const MAX_REPORT_TEXT_BYTES: usize = 1_024;
+/// How the connection to a peer is secured: the longest that TLS 1.3 can say has 60.
+pub const MAX_SECURITY_BYTES: usize = 128;
+/// A reason is a word of ours.
+pub const MAX_REASON_BYTES: usize = 64;
+/// Any count or number of bytes in a report: whole in a JSON number, and sums of thousands of them do not overflow.
+pub const MAX_REPORT_COUNT: u64 = 1 << 53;
+/// The time that one report is about.
+pub const MAX_REPORT_LENGTH: Duration = Duration::from_secs(600);

@@ -4,6 +4,7 @@ mod broken;
 mod broken_observe;
 mod broken_traffic;
 mod policies;
+mod reports;
 mod strategies;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
@@ -85,6 +86,9 @@ proptest! {
         }
         if let Ok(arrived) = <pb::Guidance as prost::Message>::decode(bytes.as_slice()) {
             let _ = guidance(arrived);
+        }
+        if let Ok(arrived) = <pb::TrafficReport as prost::Message>::decode(bytes.as_slice()) {
+            let _ = report(arrived);
         }
     }
 }

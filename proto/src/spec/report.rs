@@ -16,7 +16,7 @@ use serde::Serialize;
 pub struct TrafficReport {
     /// Random for each life of a proxy: numbers begin again with it. Never 0.
     pub epoch: u64,
-    /// From 1, without gaps.
+    /// From 1, rising. A gap: a report was merged with the one before it, or lost, before it was ever sent.
     pub sequence: u64,
     /// The time reported about.
     pub length: Duration,
@@ -38,7 +38,8 @@ pub struct EdgeTraffic {
     /// Body bytes (or of connections) from and to callers.
     pub received: u64,
     pub sent: u64,
-    /// Opaque or failed connections that ended.
+    /// Connections that ended and were carried as bytes or carried nothing; those of them that the proxy ended or could
+    /// not make.
     pub connections: u64,
     pub connections_failed: u64,
 }
@@ -91,11 +92,56 @@ pub enum ProxyEventKind {
     Draining,
 }
 
-/// A histogram of durations: 10 µs to 10 min in microseconds, two significant digits (an error of less than 1 %). What
-/// is outside counts at the end of the range. It grows with the longest duration: 6 KiB for one of some milliseconds,
-/// 24 KiB for 10 min.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Durations(pub(crate) Histogram<u64>);
+/// A histogram of durations from 10 µs to 10 min, in microseconds: exact to 8 µs or to 1 %, whichever is more. What is
+/// outside counts at the end of the range.
+///
+/// Without a record it takes no room; then it grows with the longest duration: 2 KiB up to 2 ms, 1 KiB more for each
+/// doubling, 21 KiB for 10 min.
+#[derive(Clone, Debug, Default)]
+pub struct Durations(pub(crate) Option<Histogram<u64>>);
+
+// === impl EdgeTraffic ===
+
+impl EdgeTraffic {
+    /// Without any traffic.
+    pub fn new(key: EdgeKey) -> Self {
+        Self {
+            key,
+            security: None,
+            outcomes: Vec::new(),
+            durations: Durations::new(),
+            received: 0,
+            sent: 0,
+            connections: 0,
+            connections_failed: 0,
+        }
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.outcomes.iter().fold(0, |sum, outcome| sum.saturating_add(outcome.count))
+    }
+
+    pub fn failures(&self) -> u64 {
+        let failed = self.outcomes.iter().filter(|outcome| outcome.is_failure());
+        failed.fold(0, |sum, outcome| sum.saturating_add(outcome.count))
+    }
+
+    /// Adds what happened later, whatever its key. Nothing is lost by it but when it was.
+    pub fn add(&mut self, later: &Self) {
+        for outcome in &later.outcomes {
+            match self.outcomes.iter_mut().find(|known| known.is_like(outcome)) {
+                Some(known) => known.count = known.count.saturating_add(outcome.count),
+                None => self.outcomes.push(outcome.clone()),
+            }
+        }
+        self.security = later.security.clone().or_else(|| self.security.take());
+        self.durations.add(&later.durations);
+        self.received = self.received.saturating_add(later.received);
+        self.sent = self.sent.saturating_add(later.sent);
+        self.connections = self.connections.saturating_add(later.connections);
+        self.connections_failed = self.connections_failed.saturating_add(later.connections_failed);
+    }
+}
 
 // === impl OutcomeCount ===
 
@@ -108,67 +154,90 @@ impl OutcomeCount {
             None => self.status_class == 5,
         }
     }
+
+    /// All but the count is the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.status_class, self.grpc_status) == (other.status_class, other.grpc_status)
+            && self.reason == other.reason
+    }
 }
 
 // === impl Durations ===
 
 impl Durations {
-    /// What can be told apart at the lower end: with 10 µs there, buckets below 2 ms would all be 8 µs wide.
-    pub(crate) const UNIT_US: u64 = 1;
     pub(crate) const LEAST_US: u64 = 10;
     pub(crate) const MOST_US: u64 = 600_000_000;
     pub(crate) const DIGITS: u8 = 2;
 
-    /// `None` never happens: the bounds are legal constants (`tests` makes one).
     pub fn new() -> Self {
-        let made = Histogram::new_with_bounds(Self::UNIT_US, 2 * Self::UNIT_US, Self::DIGITS);
-        let mut histogram = made.unwrap_or_else(|_| unreachable!("the bounds are legal"));
-        histogram.auto(true);
-        Self(histogram)
+        Self(None)
     }
 
     pub fn record(&mut self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        // Within the bounds it grows as needed and cannot fail.
-        let _ = self.0.record(micros.clamp(Self::LEAST_US, Self::MOST_US));
+        self.add_bucket(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), 1);
     }
 
+    /// Exact: both have the same buckets.
     pub fn add(&mut self, other: &Self) {
-        // The same buckets, and it grows as needed.
-        let _ = self.0.add(&other.0);
+        match (&mut self.0, &other.0) {
+            // It grows as needed.
+            (Some(histogram), Some(other)) => _ = histogram.add(other),
+            (None, Some(_)) => *self = other.clone(),
+            (_, None) => {}
+        }
     }
 
     /// Forgets what was recorded, not the room for it.
     pub fn reset(&mut self) {
-        self.0.reset();
+        if let Some(histogram) = &mut self.0 {
+            histogram.reset();
+        }
     }
 
     pub fn count(&self) -> u64 {
-        self.0.len()
+        self.0.as_ref().map_or(0, Histogram::len)
     }
 
     /// `None`: nothing was recorded. `quantile`: 0 to 1.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        (self.count() > 0).then(|| Duration::from_micros(self.0.value_at_quantile(quantile)))
+        self.recorded().map(|histogram| Duration::from_micros(histogram.value_at_quantile(quantile)))
     }
 
     pub fn max(&self) -> Option<Duration> {
-        (self.count() > 0).then(|| Duration::from_micros(self.0.max()))
+        self.recorded().map(|histogram| Duration::from_micros(histogram.max()))
     }
 
-    /// The buckets that are not empty: a value within each, in microseconds, and how often.
+    /// The buckets that are not empty, the shortest first: a value within each, in microseconds, and how often.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.0.iter_recorded().map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value()))
+        let buckets = self.0.iter().flat_map(Histogram::iter_recorded);
+        buckets.map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value()))
     }
 
     /// Adds what [`Self::buckets`] of another one has said.
     pub fn add_bucket(&mut self, micros: u64, count: u64) {
-        let _ = self.0.record_n(micros.clamp(Self::LEAST_US, Self::MOST_US), count);
+        if self.0.is_none() {
+            // The bounds are legal, so it is there from now on.
+            self.0 = Histogram::new_with_bounds(Self::LEAST_US, 2 * Self::LEAST_US, Self::DIGITS).ok();
+            self.0.iter_mut().for_each(|histogram| histogram.auto(true));
+        }
+        // Nothing recorded no times would still be the longest duration.
+        if let (Some(histogram), 1..) = (&mut self.0, count) {
+            // It grows as needed.
+            let _ = histogram.record_n(micros.clamp(Self::LEAST_US, Self::MOST_US), count);
+        }
+    }
+
+    fn recorded(&self) -> Option<&Histogram<u64>> {
+        self.0.as_ref().filter(|histogram| !histogram.is_empty())
     }
 }
 
-impl Default for Durations {
-    fn default() -> Self {
-        Self::new()
+/// By what was recorded, not by the room for it.
+impl PartialEq for Durations {
+    fn eq(&self, other: &Self) -> bool {
+        self.buckets().eq(other.buckets())
     }
 }
+
+#[cfg(test)]
+mod tests;
