@@ -157,8 +157,8 @@ fn durations(fields: &mut Fields, bytes: &[u8]) -> Option<Durations> {
         bytes[at..at + length].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     };
     let (length, digits, least, most) = (number(4, 4), number(12, 4), number(16, 8), number(24, 8));
-    let legal = 2 * Durations::LEAST_US..=HIGHEST;
-    if (digits, least) != (Durations::DIGITS.into(), Durations::LEAST_US) || !legal.contains(&most) {
+    let legal = 2 * Durations::UNIT_US..=HIGHEST;
+    if (digits, least) != (Durations::DIGITS.into(), Durations::UNIT_US) || !legal.contains(&most) {
         fields.refuse(format!("has other bounds: {least} to {most} with {digits} digits"));
         return None;
     }
@@ -172,13 +172,16 @@ fn durations(fields: &mut Fields, bytes: &[u8]) -> Option<Durations> {
     }
     let read = Deserializer::new().deserialize::<u64, _>(&mut &bytes[..]);
     let mut histogram = read.map_err(|error| fields.refuse(format!("is no histogram: {error}"))).ok()?;
-    let outside = histogram.highest_equivalent(Durations::MOST_US) < histogram.max();
-    if outside || histogram.count_at(0) > 0 {
+    if histogram.is_empty() {
+        return Some(Durations::new());
+    }
+    let longest = histogram.highest_equivalent(Durations::MOST_US);
+    if histogram.min() < Durations::LEAST_US || longest < histogram.max() {
         fields.refuse("has a duration outside of its bounds");
         return None;
     }
     histogram.auto(true);
-    Some(Durations((!histogram.is_empty()).then_some(histogram)))
+    Some(Durations(Some(histogram)))
 }
 
 // === to the wire ===

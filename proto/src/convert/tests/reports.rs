@@ -158,10 +158,10 @@ fn histograms_that_are_none_of_ours_are_refused() {
     check("in place of", |it| it[4..8].fill(0xff));
     check("in place of", |it| it.push(0));
     check("features", |it| it[11] = 1);
-    check("other bounds: 10 to 4095 with 3 digits", |it| it[15] = 3);
+    check("other bounds: 1 to 4095 with 3 digits", |it| it[15] = 3);
     check("other bounds: 9 to 4095 with 2 digits", |it| it[23] = 9);
-    check("other bounds: 10 to 18446744073709551615", |it| it[24..32].fill(0xff));
-    check("other bounds: 10 to 19 ", |it| it[24..32].copy_from_slice(&19u64.to_be_bytes()));
+    check("other bounds: 1 to 18446744073709551615", |it| it[24..32].fill(0xff));
+    check("other bounds: 1 to 1 ", |it| it[24..32].copy_from_slice(&1u64.to_be_bytes()));
     check("features", |it| it[32] ^= 1);
     check("a number is too large", |it| {
         it[4..8].copy_from_slice(&9u32.to_be_bytes());
@@ -180,15 +180,16 @@ fn histograms_that_are_none_of_ours_are_refused() {
         replaced(&mut from.edges[0].durations, counts);
         report(from).unwrap_err().to_string()
     };
-    // Two in the first bucket: 0 to 7 µs.
+    // Two below 1 µs, two of 9 µs.
     assert!(refused(&[4]).contains("outside of its bounds"));
+    assert!(refused(&[17, 4]).contains("outside of its bounds"));
     // A number that is cut off.
     assert!(refused(&[0x80]).contains("is no histogram"));
     let mut from = good();
     let durations = &mut from.edges[0].durations;
     durations[24..32].copy_from_slice(&((1u64 << 30) - 1).to_be_bytes());
-    // The last of 21 * 128 buckets holds durations of almost 18 min: after 2,687 empty ones, two.
-    replaced(durations, &[0xfd, 0x29, 4]);
+    // The last of 24 * 128 buckets holds durations of almost 18 min: after 3,071 empty ones, two.
+    replaced(durations, &[0xfd, 0x2f, 4]);
     assert!(report(from).unwrap_err().to_string().contains("outside of its bounds"));
 }
 
