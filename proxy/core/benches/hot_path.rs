@@ -39,6 +39,8 @@ mod again;
 mod limits;
 #[path = "hot_path/memory.rs"]
 mod memory;
+#[path = "hot_path/trace.rs"]
+mod trace;
 
 const ROUNDS: u32 = 7;
 const CALLS: u32 = 200_000;
@@ -110,6 +112,7 @@ fn main() {
     limits::rows(&bench, now);
     again::rows(&bench, &request(), now);
     memory::rows(&bench, &request(), now);
+    trace::rows(&bench, &request(), now);
     circuits(&bench, now);
 }
 

@@ -48,6 +48,11 @@ impl TraceId {
         Self(NonZeroU128::new(random).unwrap_or(NonZeroU128::MIN))
     }
 
+    /// B3 knows ids of 64 bits.
+    fn from_low(low: u64) -> Option<Self> {
+        NonZeroU128::new(low.into()).map(Self)
+    }
+
     /// 32 hex digits in lower case, not all of them 0.
     pub fn parse(digits: &[u8]) -> Option<Self> {
         let (high, low) = digits.split_at_checked(16)?;

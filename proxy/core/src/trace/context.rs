@@ -91,27 +91,102 @@ pub enum Cause {
     SpanId,
     #[error("the flags are not lower-case hex digits")]
     Flags,
-    #[error("the sampling state is none")]
+    #[error("neither 0, 1 nor d as the decision")]
     Sampled,
     #[error("one id without the other")]
     Incomplete,
 }
 
+/// What the fields of one format say.
+pub(super) enum Told {
+    Nothing,
+    Context(Context),
+    Decided(Decided),
+    Malformed(Cause),
+}
+
 impl Extracted {
+    /// Formats that are not among the `propagators` are fields like any other: neither read nor replaced.
     pub fn of(fields: &HeaderMap, propagators: Propagators) -> Self {
-        todo!()
+        let mut extracted = Self { baggage: w3c::baggage(fields), ..Self::default() };
+        let mut traceparent = None;
+        for format in propagators.iter() {
+            let told = match format {
+                Format::W3c => w3c::read(fields),
+                Format::B3 => b3::read_single(fields),
+                Format::B3Multi => b3::read_multi(fields),
+            };
+            match told {
+                Told::Nothing => continue,
+                Told::Context(context) => {
+                    if format == Format::W3c {
+                        traceparent = Some(context.trace);
+                    }
+                    extracted.context = extracted.context.or(Some(context));
+                }
+                Told::Decided(decided) => {
+                    if extracted.decided == Decided::default() {
+                        extracted.decided = decided;
+                    }
+                }
+                Told::Malformed(cause) => {
+                    extracted.malformed = extracted.malformed.or(Some(Malformed { format, cause }));
+                }
+            }
+            extracted.formats.insert(format);
+        }
+        if extracted.formats.is_empty() {
+            extracted.formats = propagators.formats();
+        }
+        if propagators.formats().has(Format::W3c) {
+            extracted.tracestate = match w3c::tracestate(fields) {
+                // It belongs to the trace of the `traceparent`, which may be bad or not be the one that counts.
+                Passage::Kept if traceparent.is_none() || traceparent != extracted.trace() => {
+                    Passage::Dropped(Dropped::Orphaned)
+                }
+                passage => passage,
+            };
+        }
+        extracted
     }
 
     /// `trusted`: it came from inside the mesh, or from an edge that is to be believed. Anybody else's trace is linked to,
     /// and what they decided is not asked for: they could make us record everything.
     pub fn origin(&self, trusted: bool) -> Origin {
-        todo!()
+        match self.context {
+            Some(context) if trusted => {
+                let Context { sampled, debug, .. } = context;
+                Origin { parent: Some(context), link: None, sampled, debug }
+            }
+            link @ Some(_) => Origin { link, ..Origin::default() },
+            None if trusted => {
+                let Decided { sampled, debug } = self.decided;
+                Origin { parent: None, link: None, sampled, debug }
+            }
+            None => Origin::default(),
+        }
+    }
+
+    fn trace(&self) -> Option<TraceId> {
+        self.context.map(|context| context.trace)
     }
 }
 
 impl Origin {
-    /// This proxy's own place in the trace: `trace` is the parent's, or the one that begins here.
+    /// This proxy's own place in the trace: `trace` is the parent's, or one from random numbers that begins here.
     pub fn child(&self, trace: TraceId, span: SpanId, decision: Decision) -> Context {
-        todo!()
+        let sampled = decision == Decision::Record;
+        let parent = self.parent.filter(|parent| parent.trace == trace);
+        // Whoever made the id knows what it is made of; nobody after may change that.
+        let random = parent.is_none_or(|parent| parent.random);
+        Context { trace, span, sampled: Some(sampled), debug: sampled && self.debug, random }
     }
+}
+
+/// Without the white space that HTTP allows around values and members.
+pub(super) fn ows(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }

