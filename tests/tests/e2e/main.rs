@@ -25,6 +25,7 @@ mod rotation;
 mod server_limits;
 mod shared_limits;
 mod support;
+mod telemetry;
 mod wire;
 
 use support::Test;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     };
     let tests = [
         // The longest first: the others fill the gaps.
+        telemetry::tests(),
         shared_limits::tests(),
         rotation::tests(),
         control_plane::tests(),

@@ -100,6 +100,10 @@ impl Say {
         self
     }
 
+    pub(crate) fn field_unless(self, not: bool, name: &str, value: impl ToString) -> Self {
+        if not { self } else { self.field(name, value) }
+    }
+
     pub(crate) fn after(self, wait: Duration) -> Self {
         Self { wait, ..self }
     }

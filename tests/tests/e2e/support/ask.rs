@@ -36,7 +36,9 @@ pub(crate) struct Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Http1,
-    /// Over HTTP/2, with prior knowledge.
+    /// With prior knowledge.
+    Http2,
+    /// Over HTTP/2.
     Grpc,
 }
 
@@ -103,6 +105,10 @@ impl Ask {
         self
     }
 
+    pub(crate) fn http2(self) -> Self {
+        Self { kind: Kind::Http2, ..self }
+    }
+
     pub(crate) fn grpc(self) -> Self {
         Self { kind: Kind::Grpc, ..self }
     }
@@ -116,6 +122,7 @@ impl Ask {
     fn request(&self) -> Result<Request<Empty<Bytes>>> {
         let mut request = match self.kind {
             Kind::Http1 => Request::get(&self.path).header("host", "store.shop"),
+            Kind::Http2 => Request::get(format!("http://store.shop{}", self.path)),
             Kind::Grpc => Request::post(format!("http://store.shop{}", self.path))
                 .header("content-type", "application/grpc")
                 .header("te", "trailers"),
@@ -373,7 +380,7 @@ async fn connect(ask: &Ask) -> Result<Sender> {
             tokio::spawn(connection);
             Sender::Http1(sender)
         }
-        Kind::Grpc => {
+        Kind::Http2 | Kind::Grpc => {
             let (sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(connection);

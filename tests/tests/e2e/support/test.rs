@@ -6,7 +6,7 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 use outrigger_lab::{Lab, find_program};
 
-use super::{farm, peers, shop};
+use super::{farm, jaeger, peers, shop};
 
 pub(crate) struct Test {
     name: &'static str,
@@ -21,6 +21,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// Python with the packages of tests/setup.sh.
     Python,
+    /// As tests/backends/jaeger.sh builds it.
+    Jaeger,
     Ipv6,
 }
 
@@ -94,10 +96,13 @@ impl Need {
             Self::Python if peers::python().is_none() => {
                 Some("no Python with grpcio and websockets: run tests/setup.sh".to_owned())
             }
+            Self::Jaeger if jaeger::binary().is_none() => {
+                Some("no Jaeger, which needs Go to be built: run tests/backends/jaeger.sh".to_owned())
+            }
             Self::Ipv6 if !std::path::Path::new("/proc/net/if_inet6").exists() => {
                 Some("this kernel has no IPv6".to_owned())
             }
-            Self::Program(_) | Self::Python | Self::Ipv6 => None,
+            Self::Program(_) | Self::Python | Self::Jaeger | Self::Ipv6 => None,
         }
     }
 }
