@@ -7,17 +7,20 @@
 //! | `STATE_DIR/admin.sock` | the proxy's own user and root | the same, and `POST /drain`, `POST /log?level=…` |
 //!
 //! Loopback is shared with an application that a stranger may talk into making requests, so nothing there changes state
-//! and nothing anywhere prints a key or a token. [`serve`] has the listeners, [`dump`] the documents.
+//! and nothing anywhere prints a key or a token. [`serve`] has the listeners, [`dump`] the documents, [`scrape`] the metrics.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, header::HOST};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::{context::Ctx, metrics, worker::Ask};
+use crate::{context::Ctx, worker::Ask};
 
 pub(crate) mod dump;
+mod negotiate;
+pub mod scrape;
 pub mod serve;
 
 #[cfg(test)]
@@ -29,6 +32,7 @@ pub struct Admin {
     /// One per worker.
     pub workers: Vec<mpsc::Sender<Ask>>,
     pub log: reload::Handle<EnvFilter, Registry>,
+    pub scrapes: scrape::Scrapes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +43,17 @@ pub enum Door {
 }
 
 /// An answer of ours; always small enough to be held as a whole.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
     pub content_type: &'static str,
-    pub body: String,
+    pub body: Bytes,
+    /// `Content-Encoding`.
+    pub encoding: Option<&'static str>,
+    /// Another one gets another one, by what it accepts.
+    pub varies: bool,
+    /// Given back when the connection has ended.
+    pub place: Option<OwnedSemaphorePermit>,
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -69,7 +79,8 @@ impl Admin {
         match page.show {
             Show::Live => Answer::text(StatusCode::OK, "live\n"),
             Show::Ready => self.ready(),
-            Show::Metrics => self.metrics(),
+            Show::Metrics => self.metrics(request.headers()).await,
+            Show::Stats => Answer::json(&dump::stats(&self.ctx, self.scrapes.under_way())),
             Show::Config => Answer::json(&dump::config(&self.ctx)),
             Show::Clusters => Answer::json(&dump::clusters(&self.ctx, &self.ask_workers().await)),
             Show::Limits => Answer::json(&dump::limits(&self.ctx)),
@@ -91,33 +102,6 @@ impl Admin {
                 Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready\n{}\n", missing.join("\n")))
             }
         }
-    }
-
-    fn metrics(&self) -> Answer {
-        let state = self.ctx.readiness.state();
-        let observed = metrics::Observed {
-            ready: state.ready,
-            draining: state.draining,
-            certificate_ends: self
-                .ctx
-                .credentials
-                .current()
-                .map(|credential| credential.validity().not_after),
-            access_log_dropped: self.ctx.telemetry.access_log_dropped(),
-            transitions_dropped: self.ctx.events.dropped(),
-            ejected: self.ejected(),
-            halls: self.ctx.limits.numbers(),
-        };
-        let body = self.ctx.telemetry.metrics.render(&observed);
-        Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }
-    }
-
-    /// Of every backend that is called, also where none is ejected: a figure that is 0 can be told from one that is gone.
-    fn ejected(&self) -> Vec<(String, u64)> {
-        let called = self.ctx.bulletin.calling().current();
-        let mut counts: BTreeMap<_, _> = called.iter().map(|backend| (backend.to_string(), 0)).collect();
-        counts.extend(self.ctx.events.ejected());
-        counts.into_iter().collect()
     }
 
     /// What each worker says of its upstreams; a worker that has ended says nothing.
@@ -165,6 +149,7 @@ enum Show {
     Live,
     Ready,
     Metrics,
+    Stats,
     Config,
     Clusters,
     Limits,
@@ -198,9 +183,15 @@ const PAGES: &[Page] = &[
         method: Method::GET,
         doors: ALL,
         show: Show::Metrics,
-        about: "Prometheus text format",
+        about: "Prometheus text format or OpenMetrics, by Accept",
     },
-    Page { path: "/stats", method: Method::GET, doors: READERS, show: Show::Metrics, about: "the same" },
+    Page {
+        path: "/stats",
+        method: Method::GET,
+        doors: READERS,
+        show: Show::Stats,
+        about: "metrics about metrics: series and their budget, what was folded, merged sources",
+    },
     Page {
         path: "/config_dump",
         method: Method::GET,
@@ -273,10 +264,15 @@ fn names_loopback<B>(request: &Request<B>) -> bool {
 
 impl Answer {
     fn text(status: StatusCode, body: &str) -> Self {
-        Self { status, content_type: TEXT, body: body.to_owned() }
+        Self { status, ..Self::bytes(TEXT, body.as_bytes().to_vec()) }
     }
 
     fn json(value: &serde_json::Value) -> Self {
-        Self { status: StatusCode::OK, content_type: JSON, body: format!("{value:#}\n") }
+        Self::bytes(JSON, format!("{value:#}\n").into_bytes())
+    }
+
+    fn bytes(content_type: &'static str, body: Vec<u8>) -> Self {
+        let body = body.into();
+        Self { status: StatusCode::OK, content_type, body, encoding: None, varies: false, place: None }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     config::{AccessLog, Config, Token},
     context::Ctx,
+    metrics::merge,
     worker::Worker,
 };
 
@@ -51,6 +52,12 @@ fn settings(config: &Config) -> Value {
             AccessLog::Stdout => json!("stdout"),
             AccessLog::File(path) => json!(path),
         },
+        "access_log_format": config.access_log_format.as_ref().map_or("json".to_owned(), ToString::to_string),
+        "access_log_only": config.access_log_only.to_string(),
+        "metrics_series": config.metrics_series,
+        "metrics_idle_ms": config.metrics_idle.map(|idle| idle.as_millis() as u64),
+        "merge_metrics": texts(&config.merge_metrics.iter().map(merge::Source::name).collect::<Vec<_>>()),
+        "otel": config.otel.describe(),
         "log": config.log,
     })
 }
@@ -88,6 +95,15 @@ pub(super) fn clusters(ctx: &Ctx, workers: &[Value]) -> Value {
 /// Bulkheads and rate limits as they stand.
 pub(super) fn limits(ctx: &Ctx) -> Value {
     json!({ "bulkheads": ctx.limits.numbers(), "rate_limits": ctx.limits.limiters() })
+}
+
+/// Metrics about metrics.
+pub(super) fn stats(ctx: &Ctx, scrapes: usize) -> Value {
+    json!({
+        "series": ctx.telemetry.metrics.standing(),
+        "merged": ctx.merges.standing(),
+        "scrapes_under_way": scrapes,
+    })
 }
 
 /// One worker's part of `/clusters`; called on its thread.

@@ -5,6 +5,7 @@
 //! spare one is given up for the moment of an answer: health is told also then.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     convert::Infallible,
     fs::{self, File},
@@ -18,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY},
 };
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -113,8 +114,15 @@ impl Connections {
 }
 
 async fn serve(admin: &Admin, door: Door, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-    let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(response(admin.answer(door, &request).await))
+    // Until the connection has ended: what the scraper has not read yet is still ours to keep.
+    let place = RefCell::new(None);
+    let service = service_fn(|request: Request<Incoming>| {
+        let place = &place;
+        async move {
+            let mut answer = admin.answer(door, &request).await;
+            place.replace(answer.place.take());
+            Ok::<_, Infallible>(response(answer))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -128,10 +136,17 @@ async fn serve(admin: &Admin, door: Door, stream: impl AsyncRead + AsyncWrite + 
 }
 
 fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(encoding) = answer.encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    if answer.varies {
+        headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    }
     response
 }
 

@@ -1,31 +1,50 @@
 //! What the kernel says about this process, under the names every Prometheus client library uses.
 
-use std::{fs, sync::OnceLock};
+use std::{
+    fs,
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use nix::{
     sys::resource::{Resource, getrlimit},
     unistd::{SysconfVar, sysconf},
 };
 
-use super::text::Page;
+use super::families::{Families, Kind, Series, Unit, Value};
 
 /// Figures that cannot be read are left out.
-pub(super) fn render(page: &mut Page) {
+pub(super) fn add(families: &mut Families) {
     if let Some(stat) = Stat::read() {
-        page.head("process_cpu_seconds_total", "counter", "CPU time in user and kernel mode.");
-        page.seconds("process_cpu_seconds_total", "", stat.cpu_micros);
-        page.gauge("process_resident_memory_bytes", "Resident memory.", stat.resident_bytes);
-        page.gauge("process_threads", "Threads.", stat.threads);
+        families.add(
+            "process_cpu_seconds",
+            Kind::Counter,
+            Unit::Seconds,
+            "CPU time in user and kernel mode.",
+            vec![Series::of(&[], Value::Micros(stat.cpu_micros))],
+        );
+        families.gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory.", stat.resident_bytes);
+        families.gauge("process_threads", Unit::None, "Threads.", stat.threads);
         if let Some(started) = stat.started_at() {
-            page.gauge("process_start_time_seconds", "Start, since the epoch.", started);
+            families.gauge(
+                "process_start_time_seconds",
+                Unit::Seconds,
+                "Start, since the epoch.",
+                started.as_secs(),
+            );
         }
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
-        page.gauge("process_open_fds", "Open file descriptors.", open.count() as u64);
+        families.gauge("process_open_fds", Unit::None, "Open file descriptors.", open.count() as u64);
     }
     if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        page.gauge("process_max_fds", "Limit of open file descriptors.", soft);
+        families.gauge("process_max_fds", Unit::None, "Limit of open file descriptors.", soft);
     }
+}
+
+/// When the process was started.
+pub(super) fn started() -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Stat::read()?.started_at()?)
 }
 
 struct Stat {
@@ -54,12 +73,13 @@ impl Stat {
         })
     }
 
-    fn started_at(&self) -> Option<u64> {
+    /// Since the epoch.
+    fn started_at(&self) -> Option<Duration> {
         static BOOT: OnceLock<Option<u64>> = OnceLock::new();
         let boot = *BOOT.get_or_init(|| {
             let text = fs::read_to_string("/proc/stat").ok()?;
             text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
         });
-        Some(boot? + self.started_ticks / self.ticks_per_second.max(1))
+        Some(Duration::from_secs(boot? + self.started_ticks / self.ticks_per_second.max(1)))
     }
 }

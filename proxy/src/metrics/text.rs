@@ -1,238 +1,181 @@
-//! The Prometheus text exposition format (version 0.0.4): rendering of labels, families and the whole answer.
+//! The two text formats that Prometheus reads: its own (0.0.4) and OpenMetrics (1.0.0, 0.0.1).
+//!
+//! Both have the same lines for the same numbers, also the same `le`, so it does not matter to whoever looks at a series
+//! which one was negotiated. What differs is said in [`Format`]. `_created` lines are left out: Prometheus would store
+//! each as one more series, and nobody needs them to see a counter begin anew.
 
 use std::{
+    fmt,
     fmt::Write as _,
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::SystemTime,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
-    BOUNDS_US, ConnectionCells, Count, Family, Observed, Registry, RouteCells, process, unix_seconds,
+    BOUNDS_US,
+    families::{Distribution, Exemplar, Families, Family, Kind, Labels, Unit, Value},
 };
-use crate::telemetry::Direction;
 
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Counters are named with `_total` everywhere; no units, exemplars, or end.
+    Text,
+    /// Families of counters are named without `_total`; units, exemplars, and `# EOF` at the end.
+    OpenMetrics(Version),
+}
 
-/// `a="x",b="y"`; labels without a value are left out, which is the same to Prometheus.
-pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
-    let mut text = String::with_capacity(128);
-    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
-        if !text.is_empty() {
-            text.push(',');
-        }
-        text.push_str(name);
-        text.push_str("=\"");
-        for character in value.chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                '"' => text.push_str("\\\""),
-                '\n' => text.push_str("\\n"),
-                other => text.push(other),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V0_0_1,
+    V1_0_0,
+}
+
+/// The last line of OpenMetrics.
+pub const END: &str = "# EOF\n";
+
+// === impl Format ===
+
+impl Format {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics(Version::V0_0_1) => {
+                "application/openmetrics-text; version=0.0.1; charset=utf-8"
+            }
+            Self::OpenMetrics(Version::V1_0_0) => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8"
             }
         }
-        text.push('"');
     }
+
+    pub fn is_open_metrics(self) -> bool {
+        matches!(self, Self::OpenMetrics(_))
+    }
+}
+
+/// All families, without [`END`]: more may follow.
+pub fn encode(families: &Families, format: Format) -> String {
+    let mut page = Page { text: String::with_capacity(4096 + families.lines() * 160), format };
+    for family in &families.0 {
+        page.family(family);
+    }
+    page.text
+}
+
+struct Page {
+    text: String,
+    format: Format,
+}
+
+impl Page {
+    fn family(&mut self, family: &Family) {
+        let Family { name, kind, unit, help, series } = family;
+        let (on_family, on_lines, kind_name) = match (kind, self.format.is_open_metrics()) {
+            (Kind::Counter, true) => ("", "_total", "counter"),
+            (Kind::Counter, false) => ("_total", "_total", "counter"),
+            (Kind::Info, true) => ("", "_info", "info"),
+            (Kind::Info, false) => ("_info", "_info", "gauge"),
+            (Kind::Gauge, _) => ("", "", "gauge"),
+            (Kind::Histogram, _) => ("", "", "histogram"),
+        };
+        let (of_family, of_line) = (concat(name, on_family), concat(name, on_lines));
+        // Writing to a String cannot fail; so for every `write!` below.
+        let _ = writeln!(self.text, "# HELP {of_family} {help}\n# TYPE {of_family} {kind_name}");
+        if self.format.is_open_metrics() && *unit != Unit::None {
+            let _ = writeln!(self.text, "# UNIT {of_family} {}", unit.name());
+        }
+        for series in series {
+            match &series.value {
+                Value::Whole(value) => self.line(&of_line, &series.labels, |text| whole(text, *value)),
+                Value::Micros(micros) => self.line(&of_line, &series.labels, |text| seconds(text, *micros)),
+                Value::Distribution(durations) => self.histogram(&of_line, &series.labels, durations),
+            }
+        }
+    }
+
+    fn line(&mut self, name: &str, labels: &Labels, value: impl FnOnce(&mut String)) {
+        self.text.push_str(name);
+        if !labels.text.is_empty() {
+            self.text.push('{');
+            self.text.push_str(&labels.text);
+            self.text.push('}');
+        }
+        self.text.push(' ');
+        value(&mut self.text);
+        self.text.push('\n');
+    }
+
+    fn histogram(&mut self, name: &str, labels: &Labels, durations: &Distribution) {
+        let mut count: u64 = 0;
+        let mut exemplars = durations.exemplars.iter().peekable();
+        for (index, bucket) in durations.buckets.iter().enumerate() {
+            count = count.wrapping_add(*bucket);
+            self.text.push_str(name);
+            self.text.push_str("_bucket{");
+            self.text.push_str(&labels.text);
+            self.text.push_str(if labels.text.is_empty() { "le=\"" } else { ",le=\"" });
+            match BOUNDS_US.get(index) {
+                Some(bound) => _ = write!(self.text, "{}", Decimal(*bound)),
+                None => self.text.push_str("+Inf"),
+            }
+            self.text.push_str("\"} ");
+            whole(&mut self.text, count);
+            if let Some((_, exemplar)) = exemplars.next_if(|(of, _)| *of == index)
+                && self.format.is_open_metrics()
+            {
+                self.exemplar(exemplar);
+            }
+            self.text.push('\n');
+        }
+        self.line(&concat(name, "_sum"), labels, |text| seconds(text, durations.sum_us));
+        self.line(&concat(name, "_count"), labels, |text| whole(text, count));
+    }
+
+    fn exemplar(&mut self, exemplar: &Exemplar) {
+        let Exemplar { trace, span, micros, at } = exemplar;
+        let _ = write!(self.text, " # {{trace_id=\"{trace}\",span_id=\"{span}\"}} ");
+        seconds(&mut self.text, *micros);
+        self.text.push(' ');
+        let _ = write!(self.text, "{}", Timestamp(*at));
+    }
+}
+
+fn concat(name: &str, suffix: &str) -> String {
+    let mut text = String::with_capacity(name.len() + suffix.len());
+    text.push_str(name);
+    text.push_str(suffix);
     text
 }
 
-impl Registry {
-    /// The whole answer to a scrape. Families are copied under the lock and rendered outside it.
-    pub fn render(&self, observed: &Observed) -> String {
-        let (requests, routes, connections, handshakes, sets) = {
-            let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
-            let sets = families.sets();
-            (
-                copy(&families.requests),
-                copy(&families.routes),
-                copy(&families.connections),
-                copy(&families.handshakes),
-                sets,
-            )
-        };
-        let mut page = Page(String::with_capacity(4096 + sets * 256));
-
-        page.head("outrigger_requests_total", "counter", "Requests that have ended.");
-        page.counts("outrigger_requests_total", &requests);
-        page.durations(&routes);
-        page.head("outrigger_request_body_bytes_total", "counter", "Body bytes received from callers.");
-        page.sums("outrigger_request_body_bytes_total", &routes, |cells| &cells.received);
-        page.head("outrigger_response_body_bytes_total", "counter", "Body bytes sent to callers.");
-        page.sums("outrigger_response_body_bytes_total", &routes, |cells| &cells.sent);
-        self.render_resilience(&mut page, observed);
-
-        page.head("outrigger_connections_total", "counter", "Opaque or failed connections that have ended.");
-        page.sums("outrigger_connections_total", &connections, |cells: &ConnectionCells| &cells.total);
-        page.head("outrigger_connection_received_bytes_total", "counter", "Opaque bytes from callers.");
-        page.sums("outrigger_connection_received_bytes_total", &connections, |cells| &cells.received);
-        page.head("outrigger_connection_sent_bytes_total", "counter", "Opaque bytes to callers.");
-        page.sums("outrigger_connection_sent_bytes_total", &connections, |cells| &cells.sent);
-        page.head(
-            "outrigger_handshake_failures_total",
-            "counter",
-            "TLS handshakes of the mesh that failed, by cause.",
-        );
-        page.counts("outrigger_handshake_failures_total", &handshakes);
-
-        page.head("outrigger_connections_opened_total", "counter", "Connections accepted.");
-        page.directions("outrigger_connections_opened_total", |d| {
-            self.traffic[d as usize].opened.load(Relaxed)
-        });
-        page.head("outrigger_connections_open", "gauge", "Connections open now.");
-        page.directions("outrigger_connections_open", |d| self.connections_open(d).max(0).unsigned_abs());
-
-        self.render_control(&mut page, observed);
-        page.gauge("outrigger_metrics_series", "Label sets in use.", sets as u64);
-        page.counter(
-            "outrigger_metrics_folded_total",
-            "New label sets folded into `other`.",
-            self.folded.load(Relaxed),
-        );
-        page.counter(
-            "outrigger_access_log_dropped_total",
-            "Access log lines dropped.",
-            observed.access_log_dropped,
-        );
-        page.counter(
-            "outrigger_circuit_events_dropped_total",
-            "Transitions of circuits that the control runtime was not told of.",
-            observed.transitions_dropped,
-        );
-        page.counter(
-            "outrigger_panics_total",
-            "Faults in the proxy that ended one task.",
-            self.panics.load(Relaxed),
-        );
-        process::render(&mut page);
-        page.0
-    }
-
-    fn render_control(&self, page: &mut Page, observed: &Observed) {
-        let control = &self.control;
-        let version = env!("CARGO_PKG_VERSION");
-        page.head("outrigger_build_info", "gauge", "Always 1; the labels say what runs.");
-        page.line("outrigger_build_info", &labels(&[("version", version)]), 1);
-        page.gauge("outrigger_ready", "1 when ready.", observed.ready.into());
-        page.gauge("outrigger_draining", "1 from the signal to the exit.", observed.draining.into());
-        page.gauge(
-            "outrigger_control_plane_connected",
-            "1 while the stream to the active control plane is open.",
-            control.connected.load(Relaxed),
-        );
-        page.head("outrigger_config_updates_total", "counter", "Configuration updates taken or refused.");
-        for (result, count) in [("applied", &control.applied), ("refused", &control.refused)] {
-            page.line("outrigger_config_updates_total", &labels(&[("result", result)]), count.load(Relaxed));
-        }
-        page.gauge(
-            "outrigger_config_last_applied_timestamp_seconds",
-            "When the last update was taken; 0 if none.",
-            control.last_applied.load(Relaxed),
-        );
-        page.head("outrigger_certificate_requests_total", "counter", "Requests for a certificate.");
-        for (result, count) in [("issued", &control.issued), ("failed", &control.not_issued)] {
-            page.line(
-                "outrigger_certificate_requests_total",
-                &labels(&[("result", result)]),
-                count.load(Relaxed),
-            );
-        }
-        page.gauge(
-            "outrigger_certificate_not_after_timestamp_seconds",
-            "When the current certificate ends; 0 without one.",
-            observed.certificate_ends.map_or(0, |end: SystemTime| unix_seconds(end)),
-        );
-    }
+fn whole(text: &mut String, value: u64) {
+    text.push_str(itoa::Buffer::new().format(value));
 }
 
-pub(super) fn copy<C>(family: &Family<C>) -> Vec<(Arc<str>, Vec<Arc<C>>)> {
-    let of_all = |shards: &Vec<(usize, Arc<C>)>| shards.iter().map(|(_, cells)| Arc::clone(cells)).collect();
-    family.iter().map(|(labels, shards)| (Arc::clone(labels), of_all(shards))).collect()
+/// Microseconds as seconds, to the microsecond: `20.001003`.
+fn seconds(text: &mut String, micros: u64) {
+    whole(text, micros / 1_000_000);
+    let rest = micros % 1_000_000;
+    let _ = write!(text, ".{rest:06}");
 }
 
-/// An answer being written.
-pub(super) struct Page(String);
-
-impl Page {
-    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail; so for every `write!` below.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    pub(super) fn line(&mut self, name: &str, labels: &str, value: u64) {
-        let _ = match labels {
-            "" => writeln!(self.0, "{name} {value}"),
-            labels => writeln!(self.0, "{name}{{{labels}}} {value}"),
-        };
-    }
-
-    pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) {
-        self.head(name, "gauge", help);
-        self.line(name, "", value);
-    }
-
-    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.head(name, "counter", help);
-        self.line(name, "", value);
-    }
-
-    pub(super) fn seconds(&mut self, name: &str, labels: &str, micros: u64) {
-        let (whole, rest) = (micros / 1_000_000, micros % 1_000_000);
-        let _ = match labels {
-            "" => writeln!(self.0, "{name} {whole}.{rest:06}"),
-            labels => writeln!(self.0, "{name}{{{labels}}} {whole}.{rest:06}"),
-        };
-    }
-
-    pub(super) fn counts(&mut self, name: &str, family: &[(Arc<str>, Vec<Arc<Count>>)]) {
-        self.sums(name, family, |count| &count.0);
-    }
-
-    fn sums<C>(&mut self, name: &str, family: &[(Arc<str>, Vec<Arc<C>>)], cell: impl Fn(&C) -> &AtomicU64) {
-        for (labels, shards) in family {
-            self.line(name, labels, sum(shards, &cell));
-        }
-    }
-
-    fn directions(&mut self, name: &str, value: impl Fn(Direction) -> u64) {
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            self.line(name, &labels(&[("direction", direction.name())]), value(direction));
-        }
-    }
-
-    fn durations(&mut self, routes: &[(Arc<str>, Vec<Arc<RouteCells>>)]) {
-        const NAME: &str = "outrigger_request_duration_seconds";
-        self.head(NAME, "histogram", "From a request's head to the end of its answer.");
-        for (labels, shards) in routes {
-            let mut count = 0;
-            for (index, bound) in BOUNDS_US.iter().map(Some).chain([None]).enumerate() {
-                count += sum(shards, |cells| &cells.buckets[index]);
-                let _ = match bound {
-                    Some(us) => writeln!(self.0, "{NAME}_bucket{{{labels},le=\"{}\"}} {count}", Decimal(*us)),
-                    None => writeln!(self.0, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}"),
-                };
-            }
-            self.seconds(
-                "outrigger_request_duration_seconds_sum",
-                labels,
-                sum(shards, |cells| &cells.sum_us),
-            );
-            self.line("outrigger_request_duration_seconds_count", labels, count);
-        }
-    }
-}
-
-fn sum<C>(shards: &[Arc<C>], cell: impl Fn(&C) -> &AtomicU64) -> u64 {
-    shards.iter().map(|cells| cell(cells).load(Relaxed)).fold(0, u64::wrapping_add)
-}
-
-/// Microseconds as seconds without trailing zeros: `0.0005`, `10`.
+/// Microseconds as seconds in the shortest way that OpenMetrics takes for canonical: `0.0005`, `10.0`.
 struct Decimal(u64);
 
-impl std::fmt::Display for Decimal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = format!("{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000);
-        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, mut rest, mut digits) = (self.0 / 1_000_000, self.0 % 1_000_000, 6);
+        while digits > 1 && rest % 10 == 0 {
+            (rest, digits) = (rest / 10, digits - 1);
+        }
+        write!(f, "{whole}.{rest:0digits$}")
+    }
+}
+
+/// Seconds since the epoch, to the millisecond.
+struct Timestamp(SystemTime);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        write!(f, "{}.{:03}", since.as_secs(), since.subsec_millis())
     }
 }
