@@ -84,6 +84,9 @@ pub async fn once(
     );
     let Picked { endpoint, trial, place } = picked.map_err(Unanswered::Nobody)?;
     exchange.attempts.set(number);
+    if exchange.is_recorded() {
+        exchange.notes.ejected.set(cluster.live.ejected());
+    }
     exchange.goes_to(&endpoint.spec);
     sending.tried.borrow_mut().add(&endpoint);
     let trying = exchange.tries.begin(endpoint.spec.address, hedge, dispatched);

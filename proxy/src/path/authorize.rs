@@ -1,6 +1,6 @@
 //! Inbound step: may this caller in? Asked on connect, for each request, and again when the configuration has changed.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use outrigger_core::{
     authorize::{Denial, Verdict},
@@ -8,7 +8,7 @@ use outrigger_core::{
     snapshot::{CompiledInbound, Snapshot},
 };
 
-use crate::{error::Error, worker::Worker};
+use crate::{error::Error, http::exchange::Exchange, worker::Worker};
 
 /// Whether a caller may connect to a port.
 pub fn connection(snapshot: &Snapshot, peer: &Peer, port: u16) -> Result<(), Error> {
@@ -18,9 +18,19 @@ pub fn connection(snapshot: &Snapshot, peer: &Peer, port: u16) -> Result<(), Err
 }
 
 /// Whether a caller may make a request.
-pub fn request(snapshot: &Snapshot, peer: &Peer, port: u16) -> Result<(), Error> {
-    let inbound = inbound(snapshot)?;
-    judge(inbound.policies.request(peer, port, inbound.port(port).mtls))
+pub fn request(exchange: &Exchange, peer: &Peer, port: u16) -> Result<(), Error> {
+    let snapshot = exchange.caller.worker.snapshot();
+    let inbound = inbound(&snapshot)?;
+    let verdict = inbound.policies.request(peer, port, inbound.port(port).mtls);
+    if exchange.is_recorded() {
+        let policy = match &verdict {
+            Verdict::Allow { policy: Some(policy) } => Arc::clone(policy),
+            Verdict::Allow { policy: None } => "default".into(),
+            Verdict::Deny(denial) => denial.policy().into(),
+        };
+        exchange.notes.policy.replace(Some(policy));
+    }
+    judge(verdict)
 }
 
 /// Waits until a caller that is connected may not be any more.
