@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BINS := outrigger-proxy outrigger-control-plane outrigger
 
-.PHONY: help build release demo test test-long simulate lint fmt boundaries deny bench setup clean
+.PHONY: help build release demo demo-traces test test-long simulate lint fmt boundaries deny bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,14 +25,21 @@ demo: need-cargo ## a small shop in the mesh, each workload a pod of its own; ne
 	$(CARGO) build --locked --release $(BINS:%=--bin %)
 	./target/release/outrigger demo $(if $(ONCE),--once)
 
-setup: ## what the tests talk to (curl, nginx, Redis, MariaDB, gRPC, …): installed as root, named otherwise
+demo-traces: need-cargo ## the same with a tracing backend (Jaeger, built once with Go): the trace of a purchase as a tree
+	@./tests/setup.sh demo
+	@./tests/backends/jaeger.sh >/dev/null
+	@test -x target/backends/jaeger || { echo "no Jaeger: see above"; exit 1; }
+	$(CARGO) build --locked --release $(BINS:%=--bin %)
+	./target/release/outrigger demo --jaeger target/backends/jaeger $(if $(ONCE),--once)
+
+setup: ## what the tests talk to (curl, nginx, Redis, Prometheus, Jaeger, …): installed as root, named otherwise
 	./tests/setup.sh tests
 
 test: need-cargo setup ## every test that can run here; the others are named and counted as ignored
 	$(CARGO) build --locked --workspace --bins
 	./tests/run.sh --workspace
 
-test-long: need-cargo setup ## the same promises over minutes instead of seconds: outages of 60 s, 5 minutes of 20 s certificates
+test-long: need-cargo setup ## the same promises over minutes instead of seconds: outages of 60 s, 1,000,000 requests and label values
 	$(CARGO) build --locked --workspace --bins
 	OUTRIGGER_LONG=1 ./tests/run.sh -p outrigger-e2e
 

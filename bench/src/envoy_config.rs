@@ -9,13 +9,16 @@
 //! outlier detection with all detectors, active checks, slow start, retries with a time per try, local rate limits on both
 //! sides. It has none for bulkheads by caller, limits by key without descriptors of its own, and hedging by percentile.
 //!
-//! Nothing here tunes Envoy down: what is not named is Envoy's default.
+//! What it tells of its work can be left out ([`Watch::Off`]: no access log, no statistics), or one request in a hundred
+//! traced as well, its spans sent by OTLP over HTTP as ours are.
+//!
+//! Nothing else here tunes Envoy down: what is not named is Envoy's default.
 
 use std::{net::Ipv4Addr, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::{origin, pki};
+use crate::{origin, pki, subject::Watch};
 
 /// Where a pair's packets are redirected to; the same ports as ours.
 pub(crate) const OUTBOUND_PORT: u16 = 15001;
@@ -36,6 +39,7 @@ const RATE_LIMIT: &str =
 const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 const DOWNSTREAM_TLS: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const TRACER: &str = "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig";
 const HTTP_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// SOL_SOCKET and SO_MARK, which Envoy takes as numbers.
@@ -52,13 +56,59 @@ enum Side {
 }
 
 /// The caller's sidecar: plain in, mutual TLS out.
-pub(crate) fn client(server: Ipv4Addr, certs: &Path, log: &Path) -> Value {
-    bootstrap(Side::Client, server, certs, log)
+pub(crate) fn client(server: Ipv4Addr, certs: &Path, log: &Path, watch: Watch) -> Value {
+    watched(Side::Client, server, certs, log, watch)
 }
 
 /// The callee's sidecar: mutual TLS in, plain to the program beside it.
-pub(crate) fn server(server: Ipv4Addr, certs: &Path, log: &Path) -> Value {
-    bootstrap(Side::Server, server, certs, log)
+pub(crate) fn server(server: Ipv4Addr, certs: &Path, log: &Path, watch: Watch) -> Value {
+    watched(Side::Server, server, certs, log, watch)
+}
+
+fn watched(side: Side, application: Ipv4Addr, certs: &Path, log: &Path, watch: Watch) -> Value {
+    let mut bootstrap = bootstrap(side, application, certs, log);
+    let resources = &mut bootstrap["static_resources"];
+    if let Watch::On { backend } = watch {
+        let mut cluster = base_cluster(Side::Server, OTLP, backend, origin::OTLP_PORT, certs);
+        cluster["connect_timeout"] = json!("1s");
+        if let Some(clusters) = resources["clusters"].as_array_mut() {
+            clusters.push(cluster);
+        }
+    }
+    let chains = resources["listeners"][0]["filter_chains"].as_array_mut();
+    for chain in chains.into_iter().flatten() {
+        let filter = &mut chain["filters"][0]["typed_config"];
+        match watch {
+            Watch::Usual => {}
+            Watch::Off => filter["access_log"] = json!([]),
+            Watch::On { backend } if filter["@type"] == HTTP => filter["tracing"] = tracing(backend),
+            Watch::On { .. } => {}
+        }
+    }
+    if watch == Watch::Off {
+        bootstrap["stats_config"] = json!({ "stats_matcher": { "reject_all": true } });
+    }
+    bootstrap
+}
+
+const OTLP: &str = "otlp";
+
+/// One request in a hundred, as a tracer decides that is asked first; the callee's sidecar follows.
+fn tracing(backend: Ipv4Addr) -> Value {
+    let port = origin::OTLP_PORT;
+    json!({
+        "random_sampling": { "value": 1.0 },
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": TRACER,
+                "service_name": "bench",
+                "http_service": { "http_uri": {
+                    "uri": format!("http://{backend}:{port}/v1/traces"), "cluster": OTLP, "timeout": "1s",
+                } },
+            },
+        },
+    })
 }
 
 fn bootstrap(side: Side, application: Ipv4Addr, certs: &Path, log: &Path) -> Value {

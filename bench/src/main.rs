@@ -129,9 +129,13 @@ fn run(plan: &Plan) -> Result<bool> {
     let load_before = machine::load_average();
     let mut results = Results::default();
     let mut tls = None;
-    let (lasting, fresh): (Vec<Row>, Vec<Row>) = plan.rows.iter().partition(|row| **row != Row::Memory);
+    let (of_pairs, others): (Vec<Row>, Vec<Row>) = plan.rows.iter().partition(|row| row.is_of_pairs());
+    let (lasting, fresh): (Vec<Row>, Vec<Row>) = others.into_iter().partition(|row| *row != Row::Memory);
     if !fresh.is_empty() {
         measure_fresh(plan, &mut results);
+    }
+    if !of_pairs.is_empty() {
+        measure_pairs(plan, &of_pairs, &mut results)?;
     }
     if !lasting.is_empty() {
         let mut subjects =
@@ -193,6 +197,29 @@ fn measure_fresh(plan: &Plan, results: &mut Results) {
     eprint!("\r\x1b[K");
 }
 
+/// What a subject's own telemetry costs is found by two of it, which take turns.
+fn measure_pairs(plan: &Plan, rows: &[Row], results: &mut Results) -> Result<()> {
+    let kinds = plan.kinds.iter().filter(|kind| **kind != Kind::Direct);
+    let mut pairs =
+        kinds.map(|kind| Subject::start_pair(*kind, &plan.envoy)).collect::<Result<Vec<_>>>()?;
+    for row in rows {
+        for round in 0..plan.rounds {
+            for pair in &mut pairs {
+                let kind = pair[0].kind;
+                eprint!("\r\x1b[K{}: round {} of {}, {}", row.name(), round + 1, plan.rounds, kind.name());
+                let measured = row.measure_pair(pair, round % 2 == 1, plan.duration);
+                match measured.and_then(|figures| pair.iter_mut().try_for_each(Subject::check).map(|()| figures)) {
+                    Ok(figures) => results.add(*row, kind, round, figures),
+                    Err(error) => results.add_error(*row, kind, &error),
+                }
+            }
+            pairs.reverse();
+        }
+    }
+    eprint!("\r\x1b[K");
+    Ok(())
+}
+
 fn document(plan: &Plan, table: &str, load_before: &str, tls: Option<&str>) -> Result<String> {
     let proxy = Binaries::find()?.proxy();
     let machine = machine::describe(&plan.envoy, &proxy, load_before, tls);
@@ -206,6 +233,8 @@ fn document(plan: &Plan, table: &str, load_before: &str, tls: Option<&str>) -> R
          Commands, inside the client's pod: `wrk -t1 -cN -dT http://10.96.0.10:8080/1k` (h1 rows; `connect` adds\n\
          `-H 'Connection: close'`; `large` asks for `/1m` on 8 connections), `h2load -t1 -cN -mM -DT http://10.96.0.10:8081/1k`\n\
          (h2 rows), `wrk -t1 -c64 -dT http://10.96.0.10:8082/1k` (`policies`, each time right after the same load without),\n\
+         the same on port 8080 of two pairs that differ in what they tell (`telemetry`: Envoy without access log, statistics and\n\
+         tracing against all three, 1 % traced by OTLP over HTTP; ours likewise, but that its metrics have no switch),\n\
          `outrigger-bench`'s own generators (`rate`, `handshake`, `tcp`, `memory`: `bench/src/open_loop.rs`,\n\
          `stream.rs`). Envoy runs as `envoy -c FILE --concurrency 1` with the configuration of `bench/src/envoy_config.rs`.\n\n\
          {table}",

@@ -17,6 +17,9 @@ pub(crate) const POLICIES_PORT: u16 = 8082;
 /// Where [`crate::stream`] listens.
 pub(crate) const TCP_PORT: u16 = 9000;
 
+/// Where OTLP over HTTP is swallowed, see [`write_backend`].
+pub(crate) const OTLP_PORT: u16 = 4318;
+
 pub(crate) const SMALL_BYTES: usize = 1024;
 pub(crate) const LARGE_BYTES: usize = 1024 * 1024;
 
@@ -53,6 +56,34 @@ pub(crate) fn write(dir: &Path) -> Result<PathBuf> {
          }}\n"
     );
     let path = dir.join("nginx.conf");
+    fs::write(&path, config)?;
+    Ok(path)
+}
+
+/// A tracing backend that takes everything and keeps nothing, for `nginx -c` in a pod of its own. An empty body is what
+/// OTLP over HTTP calls a success.
+pub(crate) fn write_backend(dir: &Path) -> Result<PathBuf> {
+    let dir_text = dir.display();
+    let config = format!(
+        "user root;\n\
+         master_process off;\n\
+         daemon off;\n\
+         pid {dir_text}/backend.pid;\n\
+         error_log {dir_text}/backend.log warn;\n\
+         events {{ worker_connections 128; }}\n\
+         http {{\n\
+         \x20 access_log off;\n\
+         \x20 client_max_body_size 0;\n\
+         \x20 keepalive_requests 100000000;\n\
+         \x20 client_body_temp_path {dir_text}/backend-body;\n\
+         \x20 proxy_temp_path {dir_text}/backend-proxy;\n\
+         \x20 fastcgi_temp_path {dir_text}/backend-fastcgi;\n\
+         \x20 uwsgi_temp_path {dir_text}/backend-uwsgi;\n\
+         \x20 scgi_temp_path {dir_text}/backend-scgi;\n\
+         \x20 server {{ listen {OTLP_PORT}; location / {{ default_type application/x-protobuf; return 200; }} }}\n\
+         }}\n"
+    );
+    let path = dir.join("backend.conf");
     fs::write(&path, config)?;
     Ok(path)
 }

@@ -1,6 +1,10 @@
 //! The rows of the comparison: what is run, and which figures come out.
 
-use std::{net::TcpStream, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -37,6 +41,10 @@ pub(crate) enum Row {
     Tcp,
     /// resident memory, idle and per idle connection
     Memory,
+    /// HTTP/1.1, 64 connections: metrics, access log and one trace in a hundred, against as little as can be
+    Telemetry,
+    /// the page with the metrics, as many as there can be
+    Scrape,
 }
 
 /// A figure and how to judge it.
@@ -72,6 +80,9 @@ const LEAST_RATE: Goal = Goal::RatioAtLeast(1.4);
 /// All policies on may cost a tenth more than none.
 const POLICIES_COST: Goal = Goal::AtMost(1.1);
 const IDLE_MIB: Goal = Goal::AtMost(12.0);
+/// All that is told may cost so much more than nothing.
+const TELEMETRY_COST: Goal = Goal::AtMost(1.08);
+const SCRAPE_MS: Goal = Goal::AtMost(3.0);
 
 /// Requests per second of [`Row::Rate`], well below what any pair can do.
 const RATE: u32 = 1_000;
@@ -90,20 +101,37 @@ impl Row {
         }
     }
 
+    /// Rows whose subjects are pairs: one that tells as little as it can, and one that tells all.
+    pub(crate) fn is_of_pairs(self) -> bool {
+        matches!(self, Self::Telemetry | Self::Scrape)
+    }
+
+    /// Such a row, once. Which of the pair goes first alternates with `swap`.
+    pub(crate) fn measure_pair(self, pair: &[Subject; 2], swap: bool, duration: Duration) -> Result<Figures> {
+        let [off, on] = pair;
+        if self == Self::Scrape {
+            return scrape(on);
+        }
+        let measure = |subject: &Subject| Self::H1.measure_once(subject, duration);
+        let (off, mut on) = if swap {
+            let on = measure(on)?;
+            (measure(off)?, on)
+        } else {
+            (measure(off)?, measure(on)?)
+        };
+        // What is judged here is the cost, not the whole.
+        on.iter_mut().for_each(|(metric, _)| metric.goal = None);
+        let names = [("CPU client", "CPU client, on / off"), ("CPU server", "CPU server, on / off")];
+        add_ratios(&mut on, &off, names, TELEMETRY_COST);
+        Ok(on)
+    }
+
     /// The same load without policies right before it, so that their cost is known and not only the whole.
     fn beside_none(self, subject: &Subject, duration: Duration) -> Result<Figures> {
         let none = Self::H1.measure_once(subject, duration)?;
         let mut figures = self.measure_once(subject, duration)?;
-        let value = |figures: &Figures, name| {
-            figures.iter().find_map(|(metric, value)| (metric.name == name).then_some(*value))
-        };
-        for (name, more) in
-            [("CPU client", "CPU client with / without"), ("CPU server", "CPU server with / without")]
-        {
-            if let (Some(with), Some(without)) = (value(&figures, name), value(&none, name)) {
-                figures.push((Metric { name: more, unit: "x", goal: Some(POLICIES_COST) }, with / without));
-            }
-        }
+        let names = [("CPU client", "CPU client with / without"), ("CPU server", "CPU server with / without")];
+        add_ratios(&mut figures, &none, names, POLICIES_COST);
         Ok(figures)
     }
 
@@ -141,7 +169,7 @@ impl Row {
                 closed_loop::wrk(pod, &url, 8, &[], duration)
             }
             Self::Tcp => stream::throughput(pod, tcp, duration),
-            Self::Memory => bail!("memory is measured without load"),
+            Self::Memory | Self::Telemetry | Self::Scrape => bail!("not one load"),
         }
     }
 
@@ -184,10 +212,12 @@ impl Row {
 
     fn shape(self) -> Shape {
         match self {
-            Self::H1 | Self::H1Single | Self::H2 | Self::H2Single | Self::Policies => Shape::Requests,
+            Self::H1 | Self::H1Single | Self::H2 | Self::H2Single | Self::Policies | Self::Telemetry => {
+                Shape::Requests
+            }
             Self::Rate => Shape::FixedRate,
             Self::Connect | Self::Handshake => Shape::Connections,
-            Self::Large | Self::Tcp | Self::Memory => Shape::Bytes,
+            Self::Large | Self::Tcp | Self::Memory | Self::Scrape => Shape::Bytes,
         }
     }
 
@@ -209,6 +239,47 @@ impl Row {
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
+}
+
+/// Adds what figures are of those of another run.
+fn add_ratios(figures: &mut Figures, other: &Figures, names: [(&str, &'static str); 2], goal: Goal) {
+    let value = |figures: &Figures, name| {
+        figures.iter().find_map(|(metric, value)| (metric.name == name).then_some(*value))
+    };
+    for (name, ratio) in names {
+        if let (Some(with), Some(without)) = (value(figures, name), value(other, name)) {
+            figures.push((Metric { name: ratio, unit: "x", goal: Some(goal) }, with / without));
+        }
+    }
+}
+
+/// How long the metrics of a caller's sidecar take, from connecting to the last byte: the median of some.
+fn scrape(subject: &Subject) -> Result<Figures> {
+    const SCRAPES: usize = 51;
+    let Some((address, path)) = subject.metrics_page() else { bail!("no sidecar, no metrics") };
+    subject.ask_many()?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let (mut times, mut page) = (Vec::new(), String::new());
+    subject.client.enter(|| -> Result<()> {
+        for _ in 0..SCRAPES {
+            let start = Instant::now();
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(request.as_bytes())?;
+            page.clear();
+            stream.read_to_string(&mut page)?;
+            times.push(start.elapsed());
+        }
+        Ok(())
+    })??;
+    times.sort_unstable();
+    let series = page.lines().filter(|line| line.starts_with("outrigger_") || line.starts_with("envoy_")).count();
+    ensure!(series > 0, "no metrics in {:?}", page.lines().next());
+    let metric = |name, unit, goal| Metric { name, unit, goal };
+    Ok(vec![
+        (metric("series", "", None), series as f64),
+        (metric("page", "ms", Some(SCRAPE_MS)), times[SCRAPES / 2].as_secs_f64() * 1e3),
+        (metric("page, per series", "us", None), times[SCRAPES / 2].as_secs_f64() * 1e6 / series as f64),
+    ])
 }
 
 /// On a subject that has just been started.

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use outrigger_lab::{Lab, Mesh, Pod, Process, Workload, wait_for};
 use serde_json::Value;
 
-use crate::{closed_loop, envoy_config, origin, pki, stream};
+use crate::{closed_loop, envoy_config, open_loop, origin, pki, stream};
 
 /// What the client dials where a sidecar captures it; nobody has this address.
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -30,12 +30,32 @@ pub(crate) enum Kind {
     Outrigger,
 }
 
+/// What sidecars tell of their work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Metrics and an access log, as in all rows but one.
+    Usual,
+    /// As little as they can be told to. Ours goes on counting: its metrics have no switch.
+    Off,
+    /// As usual, and one request in a hundred traced; the spans go there.
+    On { backend: Ipv4Addr },
+}
+
+/// How much a subject is to tell, before it is known where to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    Least,
+    Usual,
+    All,
+}
+
 pub(crate) struct Subject {
     pub(crate) kind: Kind,
     pub(crate) client: Pod,
     server: Pod,
     sidecars: Sidecars,
     nginx: Process,
+    _backend: Option<Process>,
 }
 
 enum Sidecars {
@@ -68,8 +88,17 @@ pub(crate) struct Memory {
 impl Subject {
     /// Starts everything in a lab of its own and sends a request of each kind through it.
     pub(crate) fn start(kind: Kind, envoy: &Path) -> Result<Self> {
+        Self::start_telling(kind, envoy, Tells::Usual)
+    }
+
+    /// A pair that differs from the other one in what it tells of its work: all that it can, or as little.
+    pub(crate) fn start_pair(kind: Kind, envoy: &Path) -> Result<[Self; 2]> {
+        Ok([Self::start_telling(kind, envoy, Tells::Least)?, Self::start_telling(kind, envoy, Tells::All)?])
+    }
+
+    fn start_telling(kind: Kind, envoy: &Path, tells: Tells) -> Result<Self> {
         let lab = Lab::named(&format!("bench-{}", kind.name()))?;
-        let subject = Self::start_in(&lab, kind, envoy)
+        let subject = Self::start_in(&lab, kind, envoy, tells)
             .and_then(|subject| subject.try_each_protocol().map(|()| subject))
             .with_context(|| format!("{}\n{}", kind.name(), lab.log_tails(10)));
         if subject.is_err() {
@@ -78,11 +107,20 @@ impl Subject {
         subject
     }
 
-    fn start_in(lab: &Lab, kind: Kind, envoy: &Path) -> Result<Self> {
+    fn start_in(lab: &Lab, kind: Kind, envoy: &Path, tells: Tells) -> Result<Self> {
+        let mut watch = if tells == Tells::Least { Watch::Off } else { Watch::Usual };
+        let mut backend = None;
+        if tells == Tells::All {
+            let pod = lab.pod("backend")?;
+            let config = origin::write_backend(lab.directory())?;
+            backend = Some(pod.spawn(pod.command("nginx").arg("-c").arg(config), "backend")?);
+            pod.wait_listening(origin::OTLP_PORT)?;
+            watch = Watch::On { backend: pod.ipv4() };
+        }
         let (client, server, sidecars) = match kind {
             Kind::Direct => (lab.pod("client")?, lab.pod("server")?, Sidecars::None),
-            Kind::Envoy => start_envoy(lab, envoy)?,
-            Kind::Outrigger => start_ours(lab)?,
+            Kind::Envoy => start_envoy(lab, envoy, watch)?,
+            Kind::Outrigger => start_ours(lab, watch)?,
         };
         for pod in [&client, &server] {
             allow_many_connections(pod)?;
@@ -90,7 +128,7 @@ impl Subject {
         let nginx_config = origin::write(lab.directory())?;
         let nginx = server.spawn(server.command("nginx").arg("-c").arg(nginx_config), "nginx")?;
         stream::serve(&server)?;
-        Ok(Self { kind, client, server, sidecars, nginx })
+        Ok(Self { kind, client, server, sidecars, nginx, _backend: backend })
     }
 
     /// Where the client finds a port of the server.
@@ -142,6 +180,32 @@ impl Subject {
         Ok(Some(names.join(", ")))
     }
 
+    /// A request to each of many services, so that there is as much to tell as there can be.
+    pub(crate) fn ask_many(&self) -> Result<()> {
+        if self.kind != Kind::Outrigger {
+            return Ok(());
+        }
+        let request = b"GET /1k HTTP/1.1\r\nHost: server.bench\r\n\r\n";
+        self.client.enter(|| {
+            for number in 0..MANY {
+                let target = (one_of_many(number), origin::H1_PORT).into();
+                wait_for(READY, "an answer of one of many services", || {
+                    open_loop::exchange(&mut None, target, request).is_ok()
+                })?;
+            }
+            Ok(())
+        })?
+    }
+
+    /// The page with the metrics of the caller's sidecar, and where it is as seen from its pod.
+    pub(crate) fn metrics_page(&self) -> Option<(SocketAddr, &'static str)> {
+        match self.kind {
+            Kind::Direct => None,
+            Kind::Envoy => Some((([127, 0, 0, 1], 15000).into(), "/stats/prometheus")),
+            Kind::Outrigger => Some((([127, 0, 0, 1], 15020).into(), "/metrics")),
+        }
+    }
+
     fn processes(&self) -> Option<(&Process, &Process)> {
         match &self.sidecars {
             Sidecars::None => None,
@@ -191,12 +255,12 @@ impl Subject {
 
 // === Envoy ===
 
-fn start_envoy(lab: &Lab, envoy: &Path) -> Result<(Pod, Pod, Sidecars)> {
+fn start_envoy(lab: &Lab, envoy: &Path, watch: Watch) -> Result<(Pod, Pod, Sidecars)> {
     let (client, server) = (lab.pod("client")?, lab.pod("server")?);
     let certs = pki::write(&lab.directory().join("certs"))?;
     let log = |side: &str| lab.directory().join(format!("access-{side}.log"));
-    let client_config = envoy_config::client(server.ipv4(), &certs, &log("client"));
-    let server_config = envoy_config::server(server.ipv4(), &certs, &log("server"));
+    let client_config = envoy_config::client(server.ipv4(), &certs, &log("client"), watch);
+    let server_config = envoy_config::server(server.ipv4(), &certs, &log("server"), watch);
     let sidecars = Sidecars::Envoy {
         client: run_envoy(&client, envoy, &client_config)?,
         server: run_envoy(&server, envoy, &server_config)?,
@@ -313,7 +377,7 @@ spec:
     - {name: by-caller, requests: 1000000, per: 1s, burst: 1000000, key: [{caller: identity}]}
 ";
 
-fn start_ours(lab: &Lab) -> Result<(Pod, Pod, Sidecars)> {
+fn start_ours(lab: &Lab, watch: Watch) -> Result<(Pod, Pod, Sidecars)> {
     let service = SERVICE
         .replace("@ADDRESS@", &VIRTUAL.to_string())
         .replace("@H1@", &origin::H1_PORT.to_string())
@@ -321,11 +385,49 @@ fn start_ours(lab: &Lab) -> Result<(Pod, Pod, Sidecars)> {
         .replace("@POLICIES@", &origin::POLICIES_PORT.to_string())
         .replace("@TCP@", &origin::TCP_PORT.to_string())
         .replace("@CLIENT@", pki::CLIENT_ID);
-    let mesh = Mesh::builder().file("server.yaml", service).start(lab)?;
-    let server = mesh.workload("server").namespace("bench").start()?;
-    let client = mesh.workload("client").namespace("bench").start()?;
+    let mut mesh = Mesh::builder().file("server.yaml", service);
+    if let Watch::On { .. } = watch {
+        mesh = mesh.file("many.yaml", many_services());
+    }
+    let mesh = mesh.start(lab)?;
+    let workload = |name: &str| {
+        let workload = mesh.workload(name).namespace("bench");
+        match watch {
+            Watch::Usual => workload,
+            Watch::Off => workload.proxy_arg("--access-log").proxy_arg("off"),
+            Watch::On { backend } => workload
+                .proxy_env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{backend}:{}", origin::OTLP_PORT))
+                .proxy_env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+                .proxy_env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+                .proxy_env("OTEL_TRACES_SAMPLER_ARG", "0.01")
+                .proxy_arg("--trace-max-per-second")
+                .proxy_arg("100000"),
+        }
+        .start()
+    };
+    let (server, client) = (workload("server")?, workload("client")?);
     let pods = (client.pod.clone(), server.pod.clone());
     Ok((pods.0, pods.1, Sidecars::Outrigger(Box::new(Ours { client, server, _mesh: mesh }))))
+}
+
+/// Services enough to fill the budget of series; all are the same server.
+const MANY: u8 = 150;
+
+fn many_services() -> String {
+    let service = |number| {
+        format!(
+            "apiVersion: outrigger.dev/v1alpha1\nkind: MeshService\nmetadata: {{name: server-{number}, namespace: bench}}\n\
+             spec:\n  addresses: [{}]\n  ports: [{{port: {port}, targetPort: {port}, appProtocol: http}}]\n  \
+             selector: {{app: server}}\n",
+            one_of_many(number),
+            port = origin::H1_PORT,
+        )
+    };
+    (0..MANY).map(service).collect::<Vec<_>>().join("---\n")
+}
+
+fn one_of_many(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 96, 1, number)
 }
 
 /// Short connections by the ten thousand need all ports, and used ones again at once.

@@ -9,15 +9,16 @@
 pub(crate) mod app;
 mod client;
 pub(crate) mod gate;
-mod interrupt;
+pub(crate) mod interrupt;
 mod load;
 mod play;
 mod screen;
 mod split;
 mod stage;
 mod stranger;
+mod traces;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use outrigger_lab::{Entered, enter};
@@ -27,6 +28,7 @@ use self::{
     play::Play,
     screen::Screen,
     stage::{Stage, loopback::Loopback, pods::Pods},
+    traces::Wish,
 };
 
 #[derive(clap::Args)]
@@ -37,6 +39,13 @@ pub(crate) struct Args {
     /// Use listeners on loopback, as where network namespaces are forbidden
     #[arg(long)]
     loopback: bool,
+    /// Start this Jaeger with the shop and show the trace of a purchase; without it, a backend that
+    /// OTEL_EXPORTER_OTLP_ENDPOINT names is used
+    #[arg(long, value_name = "PATH")]
+    jaeger: Option<PathBuf>,
+    /// Jaeger's query API, if it is not at port 16686 beside OTEL_EXPORTER_OTLP_ENDPOINT
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_TRACES_QUERY")]
+    traces_query: Option<String>,
 }
 
 /// What a shell reports for a program that was ended by Ctrl-C.
@@ -46,9 +55,15 @@ const INTERRUPTED: u8 = 130;
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut screen = Screen::new();
     let stays = screen.is_terminal() && !args.once;
-    if stays && !args.loopback && enter::is_outside() && enter::probe().is_ok() {
+    let wish = Wish::new(args.jaeger.clone(), args.traces_query.clone())?;
+    let needs_gate = stays || !matches!(wish, Wish::None);
+    if needs_gate && !args.loopback && enter::is_outside() && enter::probe().is_ok() {
+        let exits = match &wish {
+            Wish::Use(outside) => vec![(gate::OTLP_EXIT, &*outside.otlp), (gate::QUERY_EXIT, &*outside.query)],
+            Wish::None | Wish::Start(_) => Vec::new(),
+        };
         // Without it there are no addresses on the host; the other ways in remain.
-        drop(gate::start());
+        drop(gate::start(&exits));
     }
     let (inside, refusal) = if args.loopback {
         (None, None)
@@ -65,11 +80,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         screen.say("Going on with --forward and --serve listeners on loopback instead.");
     }
     let done = match inside {
-        Some(inside) => Pods::build(&inside, &interrupt)
+        Some(inside) => Pods::build(&inside, &wish, &interrupt)
             .and_then(|mut stage| show(stays, &mut stage, &mut screen, &interrupt)),
-        None => {
-            Loopback::build(&interrupt).and_then(|mut stage| show(stays, &mut stage, &mut screen, &interrupt))
-        }
+        None => Loopback::build(&wish, &interrupt)
+            .and_then(|mut stage| show(stays, &mut stage, &mut screen, &interrupt)),
     };
     match done {
         Err(error) if error.is::<Interrupted>() => {

@@ -1,7 +1,8 @@
 //! `outrigger demo-app`: one program of the demo's shop, a plain HTTP/1.1 server that knows nothing of a mesh.
 //!
 //! `GET /` and `POST /buy` are passed on to the next program of the chain, if there is one, over connections that are
-//! kept; the answer tells who took part (`web v1 > orders v2 > payments v1`). Other paths are not found, and are
+//! kept, with the headers of tracing as they came, which is all that tracing wants of a program; the answer tells who
+//! took part (`web v1 > orders v2 > payments v1`). Other paths are not found, and are
 //! written to standard error: so the demo can prove that a stranger's request never came this far.
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::HOST};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::HOST};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::Incoming,
@@ -40,6 +41,9 @@ pub(crate) struct Args {
 
 /// Longest body taken, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;
+/// See docs/propagation.md.
+const PASSED_ON: [&str; 7] =
+    ["traceparent", "tracestate", "baggage", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled"];
 
 struct App {
     args: Args,
@@ -74,13 +78,14 @@ impl App {
             eprintln!("not found: {method} {path}");
             return response(StatusCode::NOT_FOUND, "not found\n");
         }
-        let Ok(body) = Limited::new(request.into_body(), LONGEST_BODY).collect().await else {
+        let (head, body) = request.into_parts();
+        let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else {
             return response(StatusCode::BAD_REQUEST, "body too long or cut off\n");
         };
         let Some(next) = self.args.next else {
             return response(StatusCode::OK, &format!("{}\n", self.args.name));
         };
-        match self.ask(next, &method, &path, body.to_bytes()).await {
+        match self.ask(next, &method, &path, &head.headers, body.to_bytes()).await {
             Ok((StatusCode::OK, rest)) => response(StatusCode::OK, &format!("{} > {rest}", self.args.name)),
             Ok((status, why)) => {
                 response(status, &format!("{}: next answered {status}: {why}", self.args.name))
@@ -94,14 +99,17 @@ impl App {
         next: SocketAddr,
         method: &Method,
         path: &str,
+        headers: &HeaderMap,
         body: Bytes,
     ) -> Result<(StatusCode, String)> {
         let mut connection = self.connection(next).await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.args.next_host)
-            .body(Full::new(body))?;
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.args.next_host);
+        for name in PASSED_ON {
+            for value in headers.get_all(name) {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Full::new(body))?;
         let answer = connection.send_request(request).await.context("send")?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LONGEST_BODY).collect().await;

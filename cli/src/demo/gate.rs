@@ -8,7 +8,13 @@
 //!   (host's network, started before the namespaces are entered)   (inside)
 //! ```
 //!
-//! Only for a demo that stays up. Without a gate everything works but this.
+//! The other way round it leads sidecars to a tracing backend of the host's:
+//!
+//! ```text
+//!   sidecar ─▶ pod "traces" ─▶ demo ─▶ DIR/otlp.sock ─▶ gate process ─▶ localhost:4317
+//! ```
+//!
+//! Only for a demo that stays up, or that shows traces. Without a gate everything works but this.
 
 use std::{
     fs::{self, DirBuilder},
@@ -38,11 +44,19 @@ pub(crate) struct Args {
     /// Where the sockets are
     #[arg(long, value_name = "DIR")]
     directory: PathBuf,
+    /// A way out: the name of its socket and where it leads
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    exit: Vec<String>,
 }
 
 /// What can be visited: the name of its socket and the port that is tried first.
 pub(crate) const SHOP: Entrance = Entrance { name: "shop", port: 8080 };
 pub(crate) const STATUS: Entrance = Entrance { name: "status", port: 15014 };
+pub(crate) const TRACES: Entrance = Entrance { name: "traces", port: 16686 };
+
+/// Where spans go, and where they are asked for.
+pub(crate) const OTLP_EXIT: &str = "otlp";
+pub(crate) const QUERY_EXIT: &str = "query";
 
 #[derive(Clone, Copy)]
 pub(crate) struct Entrance {
@@ -52,14 +66,16 @@ pub(crate) struct Entrance {
 
 // === outside ===
 
-/// Starts the gate's process; it ends with the calling process, whatever that becomes by `exec`.
-pub(crate) fn start() -> Result<()> {
+/// Starts the gate's process; it ends with the calling process, whatever that becomes by `exec`. Each of `exits` is a name
+/// and a host with a port.
+pub(crate) fn start(exits: &[(&str, &str)]) -> Result<()> {
     let directory = directory_of(std::process::id());
     // Fails where somebody else has made it.
     DirBuilder::new().mode(0o700).create(&directory).with_context(|| directory.display().to_string())?;
     Command::new(std::env::current_exe()?)
         .args(["demo-gate", "--directory"])
         .arg(&directory)
+        .args(exits.iter().flat_map(|(name, target)| ["--exit".to_owned(), format!("{name}={target}")]))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -72,7 +88,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Ctrl-C reaches the whole terminal; the gate goes when the demo is gone, and then cleans up.
     let _interrupt = Interrupt::install()?;
     let parent = getppid();
-    for entrance in [SHOP, STATUS] {
+    for exit in &args.exit {
+        let (name, target) = exit.split_once('=').context("--exit is NAME=HOST:PORT")?;
+        let listener = UnixListener::bind(exit_socket(&args.directory, name))?;
+        let target = target.to_owned();
+        thread::spawn(move || {
+            for leaving in listener.incoming().flatten() {
+                if let Ok(outside) = TcpStream::connect(&target) {
+                    join(leaving, outside);
+                }
+            }
+        });
+    }
+    for entrance in [SHOP, STATUS, TRACES] {
         let listener = listen(entrance.port)?;
         let address = listener.local_addr()?;
         let socket = socket(&args.directory, entrance);
@@ -139,6 +167,25 @@ impl Drop for Open {
     }
 }
 
+/// The way out of this name; there may be none.
+pub(crate) fn exit(outer_pid: u32, name: &str) -> PathBuf {
+    exit_socket(&directory_of(outer_pid), name)
+}
+
+/// Lets whoever connects to an address at `place` out by that way, until the program ends.
+pub(crate) fn open_exit(outer_pid: u32, name: &str, place: &Place, address: SocketAddr) -> Result<()> {
+    let listener = place.enter(|| TcpListener::bind(address))?.with_context(|| address.to_string())?;
+    let socket = exit(outer_pid, name);
+    thread::spawn(move || {
+        for leaving in listener.incoming().flatten() {
+            if let Ok(outside) = UnixStream::connect(&socket) {
+                join(leaving, outside);
+            }
+        }
+    });
+    Ok(())
+}
+
 // === both ===
 
 fn directory_of(outer_pid: u32) -> PathBuf {
@@ -147,6 +194,10 @@ fn directory_of(outer_pid: u32) -> PathBuf {
 
 fn socket(directory: &Path, entrance: Entrance) -> PathBuf {
     directory.join(format!("{}.sock", entrance.name))
+}
+
+fn exit_socket(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}-exit.sock"))
 }
 
 /// What TCP and Unix streams have in common here.

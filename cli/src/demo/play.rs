@@ -18,6 +18,7 @@ use super::{
     split::{self, Change, Version},
     stage::{self, CAST, PAYMENTS_ROLE, POLICIES_FILE, Recorded, SPLIT_FILE, Stage, VICTIM},
     stranger::{self, Knock},
+    traces,
 };
 
 /// Requests per second that visitors ask for; sidecars could carry far more.
@@ -50,7 +51,7 @@ impl<'a> Play<'a> {
 
     /// All acts. True when everything held.
     pub(crate) fn perform(&mut self) -> Result<bool> {
-        let acts: [(&'static str, Act<'a>); 7] = [
+        let mut acts: Vec<(&'static str, Act<'a>)> = vec![
             ("identities", Self::identities),
             ("plaintext on the wire", Self::search_the_wire),
             ("strangers", Self::strangers),
@@ -59,6 +60,9 @@ impl<'a> Play<'a> {
             ("control plane killed", Self::kill_the_control_plane),
             ("check of the search", Self::check_the_search),
         ];
+        if self.stage.backend().is_some() {
+            acts.insert(1, ("traces", Self::trace_a_purchase));
+        }
         let start = Instant::now();
         for (title, act) in acts {
             let fact = match act(self) {
@@ -105,6 +109,25 @@ impl<'a> Play<'a> {
         }
         let all: Vec<_> = identities.into_iter().collect();
         Ok(format!("{} certificates issued for {}", serials.len(), all.join(", ")))
+    }
+
+    fn trace_a_purchase(&mut self) -> Result<String> {
+        let (place, shop) = self.stage.shopfront();
+        let id = traces::buy(&place, shop, &purchase())?;
+        let backend = self.stage.backend().context("no backend")?;
+        let interrupt = self.interrupt;
+        match backend.tree(&id, || interrupt.sleep(Duration::from_millis(100))) {
+            Ok(tree) => {
+                let count = backend.count("web")?;
+                let page = &backend.page;
+                Ok(format!("{tree}\n{page}/trace/{id} (JSON: {page}/api/traces/{id}); {count} traces of web so far"))
+            }
+            // Whoever sends spans somewhere need not have this query API there.
+            Err(error) if !backend.ours && !error.is::<Interrupted>() => {
+                Ok(format!("purchase {id} was sent, but cannot be shown: {error:#} (--traces-query names Jaeger's query API)"))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn search_the_wire(&mut self) -> Result<String> {

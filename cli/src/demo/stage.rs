@@ -13,6 +13,8 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::Result;
 use outrigger_lab::{Captured, Lab, Pod};
 
+use super::traces::Backend;
+
 /// One workload of the shop.
 pub(crate) struct Role {
     pub(crate) name: &'static str,
@@ -86,6 +88,9 @@ pub(crate) trait Stage {
 
     /// Starts it again; it is ready when this returns.
     fn start_control_plane(&mut self) -> Result<()>;
+
+    /// Where the sidecars' spans are found, if anywhere.
+    fn backend(&self) -> Option<&Backend>;
 
     /// What a visitor of the demo can try: a purpose and a command.
     fn invitations(&mut self) -> Vec<(&'static str, String)>;

@@ -24,7 +24,11 @@ use super::{
     APP_PORT, CAST, PAYMENTS_ROLE, Place, Recording, Role, Stage, WEB, app_arguments, first_configuration,
     relay::Relay,
 };
-use crate::demo::{client::Client, interrupt::Interrupt};
+use crate::demo::{
+    client::Client,
+    interrupt::Interrupt,
+    traces::{self, Backend, OTLP_PORT, QUERY_PORT, Query, Wish},
+};
 
 const MESH_PORT: u16 = 9443;
 const FORWARD_PORT: u16 = 9001;
@@ -37,6 +41,8 @@ pub(crate) struct Loopback {
     workloads: Vec<Workload>,
     control_plane: Option<Process>,
     relay: Relay,
+    backend: Option<Backend>,
+    _jaeger: Option<Process>,
     plan: Plan,
 }
 
@@ -52,20 +58,24 @@ struct Plan {
     network: u8,
     binaries: Binaries,
     directory: PathBuf,
+    /// What sidecars are told of tracing.
+    variables: Vec<(String, String)>,
     /// Removes the directory, unless it is to be kept.
     guard: Option<TempDir>,
 }
 
 impl Loopback {
-    pub(crate) fn build(interrupt: &Interrupt) -> Result<Self> {
+    pub(crate) fn build(wish: &Wish, interrupt: &Interrupt) -> Result<Self> {
         let guard = tempfile::Builder::new().prefix("outrigger-demo-").tempdir()?;
         let network = 64 + (std::process::id() % 128) as u8;
         let directory = guard.path().to_owned();
-        let mut plan = Plan { network, binaries: Binaries::find()?, directory, guard: Some(guard) };
-        let built = Self::build_in(&mut plan, interrupt);
+        let binaries = Binaries::find()?;
+        let mut plan = Plan { network, binaries, directory, variables: Vec::new(), guard: Some(guard) };
+        let built = plan.start_traces(wish).and_then(|traces| Ok((traces, Self::build_in(&mut plan, interrupt)?)));
         match built {
-            Ok((workloads, control_plane, relay)) => {
-                Ok(Self { workloads, control_plane: Some(control_plane), relay, plan })
+            Ok(((backend, jaeger), (workloads, control_plane, relay))) => {
+                let control_plane = Some(control_plane);
+                Ok(Self { workloads, control_plane, relay, backend, _jaeger: jaeger, plan })
             }
             Err(error) => {
                 plan.keep();
@@ -116,6 +126,33 @@ impl Plan {
         (Ipv4Addr::new(127, self.network, 0, 2), MESH_PORT).into()
     }
 
+    fn jaeger(&self, port: u16) -> SocketAddr {
+        (Ipv4Addr::new(127, self.network, 0, 3), port).into()
+    }
+
+    /// The backend of the demo's traces, if there is to be one, and what sidecars have to know of it.
+    fn start_traces(&mut self, wish: &Wish) -> Result<(Option<Backend>, Option<Process>)> {
+        match wish {
+            Wish::None => Ok((None, None)),
+            Wish::Start(program) => {
+                self.variables = wish.variables(&format!("http://{}", self.jaeger(OTLP_PORT)));
+                let query = self.jaeger(QUERY_PORT);
+                let config = traces::jaeger_config(&self.directory, &query.ip().to_string())?;
+                let config = ["--config".to_owned(), config.display().to_string()];
+                let jaeger = self.spawn(program, &config, "jaeger")?;
+                let query_api = Query::At(Place::Here, query);
+                let backend = Backend { query: query_api, page: format!("http://{query}"), ours: true };
+                backend.wait_ready(READY).context("Jaeger")?;
+                Ok((Some(backend), Some(jaeger)))
+            }
+            Wish::Use(outside) => {
+                self.variables = wish.variables(&format!("http://{}", outside.otlp));
+                let query = Query::Named(outside.query.clone());
+                Ok((Some(Backend { query, page: format!("http://{}", outside.query), ours: false }), None))
+            }
+        }
+    }
+
     fn state(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}-state"))
     }
@@ -142,7 +179,8 @@ impl Plan {
             }
             None => Command::new(program),
         };
-        Process::spawn(command.args(arguments), name, &self.directory)
+        command.args(arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Process::spawn(&mut command, name, &self.directory)
     }
 
     fn start_control_plane(&self) -> Result<Process> {
@@ -264,6 +302,10 @@ impl Stage for Loopback {
     fn start_control_plane(&mut self) -> Result<()> {
         self.control_plane = Some(self.plan.start_control_plane()?);
         Ok(())
+    }
+
+    fn backend(&self) -> Option<&Backend> {
+        self.backend.as_ref()
     }
 
     fn invitations(&mut self) -> Vec<(&'static str, String)> {

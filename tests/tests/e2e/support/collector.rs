@@ -61,10 +61,6 @@ impl Collector {
         self.app.count()
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.app.asked()
-    }
-
     /// Spans received so far.
     pub(crate) fn spans(&self) -> Result<usize> {
         let mut spans = 0;

@@ -24,8 +24,6 @@ pub(crate) struct Jaeger {
 pub(crate) struct Span {
     pub(crate) id: String,
     pub(crate) parent: Option<String>,
-    /// Traces and spans that it refers to without being their child.
-    pub(crate) links: Vec<String>,
     pub(crate) service: String,
     pub(crate) name: String,
     /// Microseconds.
@@ -81,10 +79,6 @@ impl Jaeger {
         drop(self.slot().take());
     }
 
-    pub(crate) fn pod(&self) -> &Pod {
-        &self.pod
-    }
-
     /// What proxies are given as `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub(crate) fn endpoint(&self, port: u16) -> String {
         format!("http://{}:{port}", self.pod.ipv4())
@@ -134,9 +128,6 @@ fn read_one(trace: &Value) -> Result<Vec<Span>> {
     };
     let span = |span: &Value| {
         let references = span["references"].as_array().cloned().unwrap_or_default();
-        let of = |kind: &str| -> Vec<String> {
-            references.iter().filter(|one| one["refType"] == kind).map(|one| text(&one["spanID"])).collect()
-        };
         let logs = span["logs"].as_array().cloned().unwrap_or_default();
         let event = |log: &Value| {
             let mut fields = fields(&log["fields"]);
@@ -145,8 +136,7 @@ fn read_one(trace: &Value) -> Result<Vec<Span>> {
         };
         Ok(Span {
             id: text(&span["spanID"]),
-            parent: of("CHILD_OF").pop(),
-            links: of("FOLLOWS_FROM"),
+            parent: references.iter().filter(|one| one["refType"] == "CHILD_OF").map(|one| text(&one["spanID"])).next(),
             service: text(&processes[text(&span["processID"])]["serviceName"]),
             name: text(&span["operationName"]),
             start: span["startTime"].as_u64().context("startTime")?,

@@ -1,20 +1,14 @@
 //! Access logs, read back.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use outrigger_lab::{Workload, wait_for};
+use outrigger_lab::Workload;
 use serde_json::Value;
-
-use super::SOON;
 
 /// The lines of a workload's sidecar so far. The last one may be half written.
 pub(crate) fn lines(workload: &Workload) -> Result<Vec<Value>> {
     parse(&workload.access_log())
-}
-
-pub(crate) fn read(path: &Path) -> Result<Vec<Value>> {
-    parse(&fs::read_to_string(path).with_context(|| path.display().to_string())?)
 }
 
 fn parse(text: &str) -> Result<Vec<Value>> {
@@ -25,17 +19,6 @@ fn parse(text: &str) -> Result<Vec<Value>> {
 /// Requests of one side.
 pub(crate) fn requests<'a>(lines: &'a [Value], direction: &str) -> impl Iterator<Item = &'a Value> {
     lines.iter().filter(move |line| line["kind"] == "request" && line["direction"] == direction)
-}
-
-/// Waits until a workload's log has so many requests of a side: it is written by a thread of its own.
-pub(crate) fn wait_requests(workload: &Workload, direction: &str, number: usize) -> Result<Vec<Value>> {
-    let mut last = Vec::new();
-    wait_for(SOON, &format!("{number} {direction} requests in the log of {}", workload.name()), || {
-        last = lines(workload).unwrap_or_default();
-        requests(&last, direction).count() >= number
-    })
-    .with_context(|| format!("{} are there", requests(&last, direction).count()))?;
-    Ok(last)
 }
 
 /// The value below which this share of them is, by the nearest rank; they must be sorted.

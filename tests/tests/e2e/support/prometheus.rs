@@ -125,7 +125,12 @@ pub(crate) fn as_text(open_metrics: &str) -> String {
                 (_, said) => said,
             };
             let _ = writeln!(text, "# {what} {name}{suffix} {said}");
-        } else {
+            continue;
+        }
+        // Nor are there times of birth.
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let born = name.strip_suffix("_created").is_some_and(|name| is(name, "counter") || is(name, "histogram"));
+        if !born {
             let _ = writeln!(text, "{}", line.split(" # ").next().unwrap_or_default());
         }
     }
@@ -161,7 +166,6 @@ pub(crate) struct Job {
 pub(crate) struct Alert {
     pub(crate) name: String,
     pub(crate) firing: bool,
-    pub(crate) labels: Labels,
 }
 
 const PORT: u16 = 9090;
@@ -240,9 +244,8 @@ impl Prometheus {
         let told = self.get("/api/v1/alerts")?;
         let alerts = told["alerts"].as_array().with_context(|| told.to_string())?;
         let alert = |alert: &Value| {
-            let labels = labels(&alert["labels"]);
-            let name = labels.get("alertname").cloned().unwrap_or_default();
-            Alert { name, firing: alert["state"] == "firing", labels }
+            let name = alert["labels"]["alertname"].as_str().unwrap_or_default().to_owned();
+            Alert { name, firing: alert["state"] == "firing" }
         };
         Ok(alerts.iter().map(alert).collect())
     }

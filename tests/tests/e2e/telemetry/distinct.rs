@@ -28,7 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 const STORE: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
-/// The default of `--metrics-budget`, in lines of a scrape.
+/// The default of `--metrics-series`, in lines of a scrape.
 const BUDGET: usize = 2_000;
 /// What a proxy may grow by, once it has seen a fifth of what is to come.
 const GROWTH: u64 = 1024 * 1024;

@@ -270,7 +270,12 @@ fn whole(chain: &Chain, spoken: Spoken) -> Result<()> {
     ensure!(status(caller) == Some(good) && !caller.is_error(), "the retry was worth it: {caller:#?}");
     ensure!(caller.number("http.request.resend_count") == Some(1), "{caller:#?}");
     ensure!(caller.number("outrigger.attempts") == Some(2), "{caller:#?}");
-    ensure!(caller.event("retry").is_some(), "no event of the retry: {caller:#?}");
+    for (name, place, outcome) in [("attempt", 1, bad), ("retry", 2, good)] {
+        let event = caller.event(name).with_context(|| format!("no event {name}: {caller:#?}"))?;
+        ensure!(event.fields["outrigger.attempt"] == place, "{event:?}");
+        let told = event.fields["outrigger.outcome"].as_str().unwrap_or_default();
+        ensure!(spoken == Spoken::Grpc || told == outcome.to_string(), "{event:?}");
+    }
 
     // An answer that a proxy made: by policy at the called one, for want of endpoints at the caller's.
     let cases = [("denied", "denied", 403, 7, 6, "server"), ("nobody", "no-endpoints", 503, 14, 5, "client")];
@@ -287,7 +292,8 @@ fn whole(chain: &Chain, spoken: Spoken) -> Result<()> {
         ensure!(status(made) == Some(if spoken == Spoken::Grpc { grpc } else { http }), "{made:#?}");
         ensure!(!made.is_error() || !made.text("error.type").is_empty(), "{made:#?}");
         ensure!(!made.text("outrigger.id").is_empty(), "an answer of ours has an id: {made:#?}");
-        ensure!(!made.events.is_empty(), "no event tells why: {made:#?}");
+        let verdict = made.event("verdict").with_context(|| format!("no verdict: {made:#?}"))?;
+        ensure!(verdict.fields["outrigger.reason"] == reason, "{verdict:?}");
         if reason == "denied" {
             ensure!(made.text("outrigger.policy").contains("no-second-door"), "{made:#?}");
             ensure!(chain.arrived(&path(what)).is_err(), "it reached the application");
