@@ -30,6 +30,7 @@ use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task};
 
 use crate::{
+    metrics,
     observe::bulletin::Checked,
     path::{
         cache,
@@ -259,6 +260,22 @@ impl Clusters {
                 endpoints.into_iter().map(|(endpoint, circuit)| state(cluster, &endpoint, circuit))
             })
             .collect()
+    }
+
+    /// What is called, for metrics.
+    pub fn upstreams(&self) -> Vec<metrics::Upstream> {
+        let now = now();
+        let one = |cluster: &Cluster| {
+            let numbers = cluster.live.endpoints().into_iter().map(|(endpoint, _)| endpoint.numbers());
+            let (open, idle) = numbers.fold((0, 0), |(open, idle), n| (open + n.open, idle + n.idle));
+            metrics::Upstream {
+                service: cluster.label.to_string(),
+                open: open as u64,
+                idle: idle as u64,
+                retries_left: cluster.live.budget.borrow_mut().left(now).into(),
+            }
+        };
+        self.all().iter().map(|(_, cluster)| one(cluster)).collect()
     }
 
     /// The backends that are called from here.

@@ -44,7 +44,6 @@ pub use kinds::{Event, Timed};
 pub use observed::{Hall, Observed, Reports, Upstream, keep, observe};
 pub use shard::Shard;
 pub(crate) use shard::service;
-pub(crate) use shard::service;
 pub use text::Format;
 
 use governor::Governor;

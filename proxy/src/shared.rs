@@ -46,6 +46,11 @@ impl<T> Shared<T> {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
+    /// How often it was replaced.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
     /// The value as of now, for code off the hot path.
     pub fn load(&self) -> Arc<T> {
         self.value.load_full()

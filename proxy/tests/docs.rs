@@ -1,9 +1,10 @@
-//! `docs/proxy.md` promises codes and names; this holds it to the code.
+//! `docs/proxy.md` and `docs/metrics.md` promise codes and names; this holds them to the code.
 
 use outrigger_core::verdict::Reason;
 use outrigger_proxy::metrics::{Observed, Registry, SERIES_BUDGET};
 
 const PAGE: &str = include_str!("../../docs/proxy.md");
+const METRICS: &str = include_str!("../../docs/metrics.md");
 
 #[test]
 fn every_reason_is_explained_with_its_status() {
@@ -20,9 +21,18 @@ fn every_reason_is_explained_with_its_status() {
 
 #[test]
 fn every_metric_is_listed() {
-    let page = Registry::new(SERIES_BUDGET).render(&Observed::default());
-    let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE outrigger_")?.split(' ').next());
-    for family in families {
-        assert!(PAGE.contains(&format!("`{family}`")), "{family} is not in docs/proxy.md");
+    let observed = Observed { capture_holds: Some(true), ..Observed::default() };
+    let page = Registry::new(SERIES_BUDGET).render(&observed);
+    let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let families: Vec<_> =
+        families.map(|family| family.strip_prefix("outrigger_").unwrap_or(family)).collect();
+    for family in &families {
+        assert!(METRICS.contains(&format!("`{family}`")), "{family} is not in docs/metrics.md");
+    }
+    // Only the first cell of a row names metrics.
+    let rows = METRICS.split("## Who chooses").next().unwrap_or_default().lines();
+    let named = rows.filter_map(|row| row.strip_prefix("| `")?.split(" |").next());
+    for name in named.flat_map(|cell| cell.split([',', '`', ' '])).filter(|name| name.contains('_')) {
+        assert!(name.starts_with("OTEL_") || families.contains(&name), "{name} does not exist");
     }
 }

@@ -109,7 +109,7 @@ mod tests {
              application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
              application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
              text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
-        for (accept, format) in [
+        for (accept, expected) in [
             (prometheus_2, NEW),
             (prometheus_3, NEW),
             ("", Format::Text),
@@ -119,7 +119,10 @@ mod tests {
             ("application/openmetrics-text", NEW),
             ("application/openmetrics-text; version=\"0.0.1\"", OLD),
             ("application/openmetrics-text;version=2.0.0", Format::Text),
-            ("application/openmetrics-text;version=2.0.0,application/openmetrics-text;version=0.0.1;q=0.1", OLD),
+            (
+                "application/openmetrics-text;version=2.0.0,application/openmetrics-text;version=0.0.1;q=0.1",
+                OLD,
+            ),
             ("application/openmetrics-text;version=1.0.0;q=0.2,text/plain;q=0.5", Format::Text),
             ("application/openmetrics-text;version=1.0.0;q=0,*/*", Format::Text),
             ("text/plain;q=0,*/*;q=0.5", NEW),
@@ -128,9 +131,9 @@ mod tests {
             ("APPLICATION/OpenMetrics-Text;VERSION=1.0.0", NEW),
             (";;;,,q=,application/openmetrics-text;q=nan", Format::Text),
         ] {
-            assert_eq!(super::format(&headers(ACCEPT, accept)), format, "{accept}");
+            assert_eq!(format(&headers(ACCEPT, accept)), expected, "{accept}");
         }
-        assert_eq!(super::format(&HeaderMap::new()), Format::Text);
+        assert_eq!(format(&HeaderMap::new()), Format::Text);
     }
 
     #[test]

@@ -40,7 +40,8 @@ impl Scrapes {
 impl Admin {
     pub(super) async fn metrics(&self, headers: &HeaderMap) -> Answer {
         let Ok(place) = Arc::clone(&self.scrapes.places).try_acquire_owned() else {
-            let words = format!("{MOST} scrapes are under way, and no more are answered at once: try again.\n");
+            let words =
+                format!("{MOST} scrapes are under way, and no more are answered at once: try again.\n");
             return Answer::text(StatusCode::SERVICE_UNAVAILABLE, &words);
         };
         let format = negotiate::format(headers);

@@ -17,10 +17,20 @@ use crate::{
     worker::Worker,
 };
 
+mod scrapes;
+
 fn admin() -> (Admin, Made) {
-    let made = context("--zone eu");
+    admin_with("--zone eu")
+}
+
+fn admin_with(more: &str) -> (Admin, Made) {
+    let made = context(more);
     let (_, log) = reload::Layer::new(EnvFilter::new("info"));
-    (Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log }, made)
+    (Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log, scrapes: Default::default() }, made)
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
 async fn ask(admin: &Admin, door: Door, method: &str, target: &str) -> Answer {
@@ -70,7 +80,7 @@ async fn ready_says_what_is_missing_and_why() {
     readiness.met(Gate::Listeners);
     let answer = ask(&admin, Door::Status, "GET", "/ready").await;
     assert_eq!(
-        answer.body,
+        text(&answer),
         "not ready\ncertificate: 10.0.0.9:15012: connection refused\nconfiguration: none has arrived yet\n"
     );
     readiness.met(Gate::Certificate);
@@ -113,7 +123,7 @@ async fn no_page_shows_a_key_or_a_token() {
     admin.ctx.credentials.set_trust(made.authority.trust_bundle()).unwrap();
     let token = made.token.rsplit('.').next().unwrap();
     for page in PAGES.iter().filter(|page| page.method == Method::GET) {
-        let body = ask(&admin, Door::Socket, "GET", page.path).await.body;
+        let body = text(&ask(&admin, Door::Socket, "GET", page.path).await);
         assert!(
             !body.contains(&secret) && !body.contains("PRIVATE") && !body.contains(token),
             "{}",
@@ -121,12 +131,12 @@ async fn no_page_shows_a_key_or_a_token() {
         );
     }
     let certs: serde_json::Value =
-        serde_json::from_str(&ask(&admin, Door::Socket, "GET", "/certs").await.body).unwrap();
+        serde_json::from_str(&text(&ask(&admin, Door::Socket, "GET", "/certs").await)).unwrap();
     assert_eq!(certs["identity"], made.identity.as_str());
     assert_eq!((certs["chain"].as_array().unwrap().len(), certs["roots"].as_array().unwrap().len()), (1, 1));
     assert_eq!(certs["chain"][0]["alternative_names"][0], format!("URI:{}", made.identity));
     let dump: serde_json::Value =
-        serde_json::from_str(&ask(&admin, Door::Socket, "GET", "/config_dump").await.body).unwrap();
+        serde_json::from_str(&text(&ask(&admin, Door::Socket, "GET", "/config_dump").await)).unwrap();
     assert_eq!(
         (&dump["settings"]["zone"], &dump["settings"]["token"]),
         (&"eu".into(), &"given as text".into())
@@ -137,7 +147,7 @@ async fn no_page_shows_a_key_or_a_token() {
 async fn the_log_filter_is_changed() {
     let made = context("");
     let (layer, log) = reload::Layer::new(EnvFilter::new("info"));
-    let admin = Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log };
+    let admin = Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log, scrapes: Default::default() };
     for (level, status) in
         [("debug", 200), ("warn,outrigger_proxy::sync%3Ddebug", 200), ("", 400), ("loud", 400)]
     {
@@ -175,7 +185,7 @@ async fn circuits_come_with_their_evidence_and_limits_with_their_numbers() {
             evidence: vec![outcome],
         },
     );
-    let page = ask(&admin, Door::Loopback, "GET", "/clusters").await.body;
+    let page = text(&ask(&admin, Door::Loopback, "GET", "/clusters").await);
     let page: serde_json::Value = serde_json::from_str(&page).unwrap();
     for list in ["not_closed", "transitions"] {
         let circuit = &page["circuits"][list][0];
@@ -185,7 +195,7 @@ async fn circuits_come_with_their_evidence_and_limits_with_their_numbers() {
         assert_eq!(circuit["evidence"][0]["what"], "503");
     }
     made.ctx.bulletin.set_calling(0, vec!["shop/cart:80".parse().unwrap()]);
-    let metrics = ask(&admin, Door::Status, "GET", "/metrics").await.body;
+    let metrics = text(&ask(&admin, Door::Status, "GET", "/metrics").await);
     assert!(metrics.contains("outrigger_endpoints_ejected{service=\"shop/cart:80\"} 0"), "{metrics}");
     let transitions = "outrigger_circuit_transitions_total{service=\"shop/orders:80\",to=\"open\",\
                        cause=\"consecutive-failures\"} 1";
@@ -196,7 +206,7 @@ async fn circuits_come_with_their_evidence_and_limits_with_their_numbers() {
     let _permit = made.ctx.limits.hall(Name::Port(8080), config).try_admit(&None).unwrap();
     let rules = [limit("ServerPolicy/shop/orders/all", 5, vec![])];
     let _rules = made.ctx.limits.rules(&rules);
-    let page = ask(&admin, Door::Loopback, "GET", "/limits").await.body;
+    let page = text(&ask(&admin, Door::Loopback, "GET", "/limits").await);
     let page: serde_json::Value = serde_json::from_str(&page).unwrap();
     let hall = &page["bulkheads"][0];
     assert_eq!(

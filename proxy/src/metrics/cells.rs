@@ -28,7 +28,7 @@ pub const BOUNDS_US: [u64; 14] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000, 10_000_000,
 ];
-pub const BUCKETS: usize = BOUNDS_US.len() + 1;
+pub(super) const BUCKETS: usize = BOUNDS_US.len() + 1;
 /// Lines of one histogram in a scrape: its buckets, sum and count.
 pub(super) const HISTOGRAM_LINES: usize = BUCKETS + 2;
 
@@ -257,6 +257,10 @@ mod tests {
         let mut sum = Distribution::default();
         timing.add_to(&mut sum);
         let [(bucket, exemplar)] = &*sum.exemplars else { panic!("{:?}", sum.exemplars) };
-        assert_eq!((*bucket, exemplar.span.0.get(), exemplar.micros), (3, 4, 4_000), "the latest of its bucket");
+        assert_eq!(
+            (*bucket, exemplar.span.0.get(), exemplar.micros),
+            (3, 4, 4_000),
+            "the latest of its bucket"
+        );
     }
 }

@@ -211,7 +211,12 @@ impl Registry {
         );
         families.counter("outrigger_spans_exported", "Spans that the backend took.", observed.spans.exported);
         families.counters("outrigger_spans_dropped", "Spans dropped.", "cause", &observed.spans.dropped);
-        families.gauge("outrigger_spans_queued", Unit::None, "Spans that wait to be sent.", observed.spans.queued);
+        families.gauge(
+            "outrigger_spans_queued",
+            Unit::None,
+            "Spans that wait to be sent.",
+            observed.spans.queued,
+        );
         let calls = observed.spans.calls.iter().flat_map(|(signal, calls)| {
             let results = ["succeeded", "failed"].into_iter().zip(calls);
             results.map(|(result, count)| {
@@ -260,9 +265,9 @@ impl Registry {
             self.panics.load(Relaxed),
         );
         let merges = observed.merges.iter();
-        let up = merges.clone().map(|merge| {
-            Series::of(&[("source", &merge.source)], Value::Whole(merge.why.is_none().into()))
-        });
+        let up = merges
+            .clone()
+            .map(|merge| Series::of(&[("source", &merge.source)], Value::Whole(merge.why.is_none().into())));
         families.add(
             "outrigger_merge_up",
             Kind::Gauge,

@@ -90,9 +90,7 @@ impl Moment {
 
     fn number(&self, series: &Series) -> NumberDataPoint {
         let value = match &series.value {
-            Value::Whole(value) => {
-                number_data_point::Value::AsInt(i64::try_from(*value).unwrap_or(i64::MAX))
-            }
+            Value::Whole(value) => number_data_point::Value::AsInt(i64::try_from(*value).unwrap_or(i64::MAX)),
             Value::Micros(micros) => number_data_point::Value::AsDouble(seconds(*micros)),
             Value::Distribution(durations) => number_data_point::Value::AsInt(durations.count() as i64),
         };

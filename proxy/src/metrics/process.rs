@@ -13,6 +13,8 @@ use nix::{
 
 use super::families::{Families, Kind, Series, Unit, Value};
 
+mod memory_limit;
+
 /// Figures that cannot be read are left out.
 pub(super) fn add(families: &mut Families) {
     if let Some(stat) = Stat::read() {
@@ -33,6 +35,10 @@ pub(super) fn add(families: &mut Families) {
                 started.as_secs(),
             );
         }
+    }
+    if let Some(limit) = memory_limit::of_this_process() {
+        let help = "What resident memory may grow to before the kernel ends the process.";
+        families.gauge("outrigger_memory_limit_bytes", Unit::Bytes, help, limit);
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         families.gauge("process_open_fds", Unit::None, "Open file descriptors.", open.count() as u64);

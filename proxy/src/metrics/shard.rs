@@ -264,12 +264,7 @@ impl Drop for Shard {
 
 /// The service as a label. What strangers choose freely is not one: the address of a destination outside, and the port
 /// that a caller without an identity was refused at.
-pub(crate) fn service(
-    direction: Direction,
-    service: &str,
-    known_peer: bool,
-    reason: Option<Reason>,
-) -> &str {
+pub(crate) fn service(direction: Direction, service: &str, known_peer: bool, reason: Option<Reason>) -> &str {
     match direction {
         Direction::Outbound if service.starts_with("address/") => EXTERNAL,
         Direction::Inbound if !known_peer && reason.is_some() => "",
@@ -331,7 +326,8 @@ impl RequestKey<'_> {
         let (direction, class) = (self.direction.name(), self.class);
         let [service, route] = self.names(tier);
         if tier == Tier::Sink {
-            let labels = [("direction", direction), ("service", service), ("route", route), ("status", class)];
+            let labels =
+                [("direction", direction), ("service", service), ("route", route), ("status", class)];
             return Labels::new(&labels);
         }
         Labels::new(&[

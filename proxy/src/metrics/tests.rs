@@ -1,7 +1,19 @@
-use outrigger_certs::SpiffeId;
+use std::{
+    num::{NonZeroU64, NonZeroU128},
+    time::UNIX_EPOCH,
+};
 
-use super::*;
-use crate::telemetry::Handled;
+use outrigger_certs::SpiffeId;
+use outrigger_core::{
+    trace::{SpanId, TraceId},
+    verdict::Reason,
+};
+
+use super::{families::Labels, *};
+use crate::telemetry::{ConnectionRecord, Handled, Protocol, RequestRecord, Traced};
+
+mod budget;
+mod formats;
 
 fn record<'a>(service: &'a str, route: &'a str) -> RequestRecord<'a> {
     RequestRecord {
@@ -62,7 +74,7 @@ fn value(page: &str, line: &str) -> String {
 
 #[test]
 fn shards_are_added_up() {
-    let registry = Registry::new(100);
+    let registry = Registry::new(SERIES_BUDGET);
     let (mut one, mut two) = (registry.shard(), registry.shard());
     for _ in 0..3 {
         one.request(&record("shop/orders:80", "shop/r/0"));
@@ -97,7 +109,7 @@ fn shards_are_added_up() {
 
 #[test]
 fn buckets_are_cumulative_and_their_bounds_inclusive() {
-    let registry = Registry::new(100);
+    let registry = Registry::new(SERIES_BUDGET);
     let mut shard = registry.shard();
     for micros in [1, 500, 501, 10_000_000, 10_000_001] {
         shard.request(&RequestRecord { duration: Duration::from_micros(micros), ..record("s", "") });
@@ -107,7 +119,7 @@ fn buckets_are_cumulative_and_their_bounds_inclusive() {
         let name = "outrigger_request_duration_seconds_bucket";
         value(&page, &format!("{name}{{direction=\"outbound\",service=\"s\",le=\"{le}\"}}"))
     };
-    for (le, count) in [("0.0005", "2"), ("0.001", "3"), ("5", "3"), ("10", "4"), ("+Inf", "5")] {
+    for (le, count) in [("0.0005", "2"), ("0.001", "3"), ("5.0", "3"), ("10.0", "4"), ("+Inf", "5")] {
         assert_eq!(of(le), count, "{le}");
     }
     let labels = "{direction=\"outbound\",service=\"s\"}";
@@ -116,41 +128,12 @@ fn buckets_are_cumulative_and_their_bounds_inclusive() {
 }
 
 #[test]
-fn label_sets_beyond_the_budget_are_folded_and_counted() {
-    const BUDGET: usize = 50;
-    let registry = Registry::new(BUDGET);
-    let mut shard = registry.shard();
-    let services: Vec<String> = (0..1000).map(|n| format!("s{n}")).collect();
-    for _ in 0..2 {
-        for service in &services {
-            shard.request(&record(service, ""));
-        }
-    }
-    let page = registry.render(&Observed::default());
-    let counted: u64 = page
-        .lines()
-        .filter(|line| line.starts_with("outrigger_requests_total{"))
-        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
-        .sum();
-    assert_eq!(counted, 2000, "nothing is lost");
-    let other = "direction=\"outbound\",protocol=\"http2\",service=\"other\",route=\"other\",status=\"2xx\"";
-    assert_eq!(
-        value(&page, &format!("outrigger_requests_total{{{other}}}")),
-        (2 * (1000 - BUDGET / 2)).to_string()
-    );
-    let series: usize = value(&page, "outrigger_metrics_series").parse().unwrap();
-    assert_eq!(series, BUDGET + 2, "the folded sets come on top");
-    assert!(value(&page, "outrigger_metrics_folded_total").parse::<u64>().unwrap() > 1000);
-    assert!(shard.requests.len() <= 100, "the way to the cells is bounded too: {}", shard.requests.len());
-}
-
-#[test]
 fn strangers_choose_no_labels() {
     let peer = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").unwrap();
     let (denied, refused) = (Some(Reason::Denied), Some(Reason::MtlsRequired));
     for (direction, name, known, reason, label) in [
         (Direction::Outbound, "shop/orders:80", false, None, "shop/orders:80"),
-        (Direction::Outbound, "address/203.0.113.7:443", false, None, EXTERNAL),
+        (Direction::Outbound, "address/203.0.113.7:443", false, None, "external"),
         (Direction::Outbound, "authority/orders.shop:80", false, refused, "authority/orders.shop:80"),
         (Direction::Inbound, ":8080", true, denied, ":8080"),
         (Direction::Inbound, ":8080", false, None, ":8080"),
@@ -166,20 +149,25 @@ fn strangers_choose_no_labels() {
 }
 
 #[test]
-fn labels_cannot_break_out() {
-    let registry = Registry::new(10);
-    registry.shard().request(&record("a\"} 1\nforged{x=\"\\", ""));
+fn a_peer_invents_no_grpc_status() {
+    let registry = Registry::new(SERIES_BUDGET);
+    let mut shard = registry.shard();
+    for status in (0..=u16::MAX).step_by(7) {
+        shard.request(&RequestRecord { grpc_status: Some(status), ..record("s", "") });
+    }
     let page = registry.render(&Observed::default());
-    assert!(page.contains(r#"service="a\"} 1\nforged{x=\"\\""#), "{page}");
-    assert!(!page.lines().any(|line| line.starts_with("forged")), "{page}");
+    let statuses = page.lines().filter(|line| line.starts_with("outrigger_requests_total{"));
+    assert_eq!(statuses.count(), 4, "0, 7, 14 and other: {page}");
+    assert!(page.contains("grpc_status=\"other\""), "{page}");
 }
 
 #[test]
 fn handshakes_connections_and_control() {
-    let registry = Registry::new(10);
+    let registry = Registry::new(SERIES_BUDGET);
     let (mut one, mut two) = (registry.shard(), registry.shard());
-    one.handshake_failed(Direction::Inbound, "expired");
-    two.handshake_failed(Direction::Inbound, "expired");
+    for shard in [&mut one, &mut two] {
+        shard.event(Event::HandshakeFailed, "inbound", ["expired", ""], 1);
+    }
     registry.connection_opened(Direction::Inbound);
     registry.connection_opened(Direction::Inbound);
     registry.connection_closed(Direction::Inbound);
@@ -190,17 +178,34 @@ fn handshakes_connections_and_control() {
     registry.panicked();
     let observed = Observed {
         ready: true,
-        draining: false,
+        certificate_begins: Some(UNIX_EPOCH + Duration::from_secs(1500)),
         certificate_ends: Some(UNIX_EPOCH + Duration::from_secs(2000)),
+        config_generation: 9,
         access_log_dropped: 7,
         transitions_dropped: 8,
         ejected: vec![("shop/orders:80".to_owned(), 1)],
+        circuits: vec![("shop/orders:80".to_owned(), "half-open", 1)],
         halls: vec![Hall { name: "port/8080".to_owned(), in_flight: 3, limit: Some(4), queued: 5 }],
+        upstreams: vec![Upstream {
+            service: "shop/orders:80".to_owned(),
+            open: 5,
+            idle: 2,
+            retries_left: 11,
+        }],
+        reports: Reports { merged: 6, ..Reports::default() },
+        ..Observed::default()
     };
     let page = registry.render(&observed);
     for (line, expected) in [
         ("outrigger_circuit_events_dropped_total", "8"),
         ("outrigger_endpoints_ejected{service=\"shop/orders:80\"}", "1"),
+        ("outrigger_circuits{service=\"shop/orders:80\",state=\"half-open\"}", "1"),
+        ("outrigger_upstream_connections{service=\"shop/orders:80\",state=\"in-use\"}", "3"),
+        ("outrigger_upstream_connections{service=\"shop/orders:80\",state=\"idle\"}", "2"),
+        ("outrigger_retry_budget_left{service=\"shop/orders:80\"}", "11"),
+        ("outrigger_reports_total{result=\"merged\"}", "6"),
+        ("outrigger_config_generation", "9"),
+        ("outrigger_certificate_not_before_timestamp_seconds", "1500"),
         ("outrigger_bulkhead_in_flight{name=\"port/8080\"}", "3"),
         ("outrigger_bulkhead_limit{name=\"port/8080\"}", "4"),
         ("outrigger_bulkhead_queued{name=\"port/8080\"}", "5"),
@@ -217,7 +222,10 @@ fn handshakes_connections_and_control() {
         ("outrigger_access_log_dropped_total", "7"),
         ("outrigger_ready", "1"),
         ("outrigger_panics_total", "1"),
-        ("outrigger_metrics_series", "1"),
+        (
+            "outrigger_metrics_series",
+            &*(page.lines().filter(|line| !line.starts_with('#')).count().to_string()),
+        ),
     ] {
         assert_eq!(value(&page, line), expected, "{line}");
     }
@@ -228,7 +236,7 @@ fn handshakes_connections_and_control() {
 /// Every family has one head before its lines, and every line is a name, labels and a number.
 #[test]
 fn the_page_keeps_the_format() {
-    let registry = Registry::new(10);
+    let registry = Registry::new(SERIES_BUDGET);
     let mut shard = registry.shard();
     shard.request(&record("s", "r"));
     shard.connection(&connection("s"));
@@ -249,13 +257,14 @@ fn the_page_keeps_the_format() {
 
 #[test]
 fn what_resilience_did_is_counted_by_service() {
-    let registry = Registry::new(100);
+    let registry = Registry::new(SERIES_BUDGET);
     let mut shard = registry.shard();
     let handled = Handled {
         gave_up: Some("budget"),
         hedged: Some("won"),
         fallback: Some("stale"),
         cache: Some("miss"),
+        queued: Duration::from_millis(40),
         ..Handled::default()
     };
     shard.request(&RequestRecord { handled, attempts: 3, status: 503, ..record("shop/orders:80", "") });
@@ -269,6 +278,8 @@ fn what_resilience_did_is_counted_by_service() {
         (format!("outrigger_hedges_total{{{of},outcome=\"won\"}}"), "1"),
         (format!("outrigger_fallbacks_total{{{of},to=\"stale\"}}"), "1"),
         (format!("outrigger_cache_total{{{of},result=\"miss\"}}"), "1"),
+        (format!("outrigger_request_queue_seconds_sum{{{of},direction=\"outbound\"}}"), "0.040000"),
+        (format!("outrigger_request_queue_seconds_count{{{of},direction=\"outbound\"}}"), "1"),
         (
             "outrigger_rate_limited_total{limit=\"TrafficPolicy/shop/orders/per-user\",dry_run=\"false\"}"
                 .to_owned(),
@@ -277,4 +288,10 @@ fn what_resilience_did_is_counted_by_service() {
     ] {
         assert_eq!(value(&page, &line), expected, "{line}");
     }
+}
+
+/// A request that the tracing backend has, or not.
+fn traced(n: u64, sampled: bool) -> Option<Traced> {
+    let trace = TraceId(NonZeroU128::new(u128::from(n) << 64 | 0xabc).unwrap());
+    Some(Traced { trace, span: SpanId(NonZeroU64::new(n).unwrap()), sampled })
 }

@@ -63,12 +63,19 @@ impl Budget {
         second.requests = second.requests.saturating_add(1);
     }
 
+    /// Retries that could be taken out of it now.
+    pub fn left(&mut self, now: Instant) -> u32 {
+        self.advance(now);
+        let (requests, retries) = self.sums();
+        let in_share = (requests * u64::from(self.percent) / 100).saturating_sub(retries);
+        let at_least = self.min_per_second.saturating_sub(self.seconds[self.current].retries);
+        u32::try_from(in_share).unwrap_or(u32::MAX).max(at_least)
+    }
+
     /// Takes a retry out of the budget; `false`: there is none.
     pub fn withdraw(&mut self, now: Instant) -> bool {
         self.advance(now);
-        let sum =
-            |of: fn(&Second) -> u32| self.seconds.iter().map(|second| u64::from(of(second))).sum::<u64>();
-        let (requests, retries) = (sum(|second| second.requests), sum(|second| second.retries));
+        let (requests, retries) = self.sums();
         let in_share = (retries + 1) * 100 <= requests * u64::from(self.percent);
         let second = &mut self.seconds[self.current];
         if !in_share && second.retries >= self.min_per_second {
@@ -76,6 +83,13 @@ impl Budget {
         }
         second.retries = second.retries.saturating_add(1);
         true
+    }
+
+    /// Requests and retries of the last ten seconds.
+    fn sums(&self) -> (u64, u64) {
+        let sum =
+            |of: fn(&Second) -> u32| self.seconds.iter().map(|second| u64::from(of(second))).sum::<u64>();
+        (sum(|second| second.requests), sum(|second| second.retries))
     }
 
     fn advance(&mut self, now: Instant) {
@@ -170,6 +184,23 @@ mod tests {
                 Step::Policy(RetryBudget { percent, min_per_second }, workers)
             }),
         ]
+    }
+
+    #[test]
+    fn what_is_left_can_be_taken() {
+        let start = crate::testing::start();
+        let mut budget = of_one_worker(start);
+        for (second, requests, retries) in
+            [(0, 0, 0), (0, 30, 3), (1, 500, 7), (2, 0, 60), (5, 10, 0), (14, 0, 9)]
+        {
+            let now = start + second * SECOND;
+            (0..requests).for_each(|_| budget.on_request(now));
+            (0..retries).for_each(|_| drop(budget.withdraw(now)));
+            let left = budget.left(now);
+            let mut spent = budget.clone();
+            assert_eq!((0..1000).filter(|_| spent.withdraw(now)).count() as u32, left, "second {second}");
+            assert_eq!(spent.left(now), 0);
+        }
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 /// Values of all sources together: ten times what the proxy itself has by default.
-pub const MOST_LINES: u64 = 20_000;
+pub(super) const MOST_LINES: u64 = 20_000;
 
 /// Names that are the proxy's own.
 const RESERVED: [&str; 2] = ["outrigger_", "process_"];
@@ -294,7 +294,8 @@ impl Family<'_> {
     /// Whether this is a line that its kind has.
     fn has(&self, line: &str) -> bool {
         let suffix = line.strip_prefix(self.name);
-        (self.bare && suffix == Some("")) || suffix.is_some_and(|suffix| self.kind.suffixes().contains(&suffix))
+        (self.bare && suffix == Some(""))
+            || suffix.is_some_and(|suffix| self.kind.suffixes().contains(&suffix))
     }
 }
 

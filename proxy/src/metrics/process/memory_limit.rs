@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 const NO_LIMIT: u64 = 1 << 60;
 
 /// `None`: there is no limit but the machine's.
-pub(in crate::metrics) fn of_this_process() -> Option<u64> {
+pub(super) fn of_this_process() -> Option<u64> {
     lowest(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
@@ -65,7 +65,10 @@ mod tests {
             // The first version, also with the path of the machine in a container.
             (
                 "5:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n1:name=systemd:/\n",
-                &[("memory/docker/1/memory.limit_in_bytes", "64"), ("memory/memory.limit_in_bytes", "9223372036854771712")],
+                &[
+                    ("memory/docker/1/memory.limit_in_bytes", "64"),
+                    ("memory/memory.limit_in_bytes", "9223372036854771712"),
+                ],
                 Some(64),
             ),
             ("4:memory:/docker/1\n", &[("memory/memory.limit_in_bytes", "64")], Some(64)),
