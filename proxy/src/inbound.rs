@@ -120,8 +120,9 @@ impl Arrival {
             Ok(terminated) => terminated,
             Err(error) => return self.passage().blame(&error),
         };
-        let identity = Identity::mutual(&self.worker.ctx.credentials, terminated.peer, self.caller);
         let io = Io::Accepted(terminated.stream);
+        let credentials = &self.worker.ctx.credentials;
+        let identity = Identity::mutual(credentials, terminated.peer, io.security(), self.caller);
         let door = self.door(&identity);
         let verdict = authorize::connection(&self.worker.snapshot(), &identity.peer, self.place.port);
         match (terminated.inside, verdict) {
@@ -135,6 +136,7 @@ impl Arrival {
                 io.reset_on_drop();
                 let mut passage = self.passage();
                 passage.peer = identity.id().cloned();
+                passage.security = identity.security;
                 passage.blame(&error);
             }
         }
@@ -220,6 +222,7 @@ impl Arrival {
             direction: Direction::Inbound,
             address: self.caller,
             identity: identity.id().cloned(),
+            security: identity.security.clone(),
             http2,
             service: self.label(),
             vitals: Arc::new(Vitals::default()),
@@ -247,6 +250,7 @@ impl Arrival {
         let mut passage = self.passage();
         passage.protocol = protocol;
         passage.peer = identity.id().cloned();
+        passage.security.clone_from(&identity.security);
         let connected = match (door.opaque(&self.worker), ready) {
             (Err(error), _) => Err(error),
             (Ok(()), Some(connected)) => connected,

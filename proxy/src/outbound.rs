@@ -193,6 +193,7 @@ impl Departure {
                     let since = now();
                     trial.connected(since);
                     return Ok(Opaque {
+                        security: io.security(),
                         io: Sniffed::new(io),
                         address: endpoint.spec.address,
                         peer: Some(endpoint.spec.identity.clone()),
@@ -251,6 +252,7 @@ impl Departure {
             direction: Direction::Outbound,
             address: self.caller,
             identity: None,
+            security: None,
             http2,
             service: self.key.to_string().into(),
             vitals: Arc::new(Vitals::default()),

@@ -29,6 +29,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
+use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use self::{
@@ -39,7 +40,6 @@ use crate::{
     config::{Config, HostPort},
     credentials::Handle,
     metrics::Registry,
-    observe::stream::Active,
     readiness::{Gate, Readiness},
     shared::Shared,
 };
@@ -67,7 +67,16 @@ pub struct Sync {
     certificates: Handle,
     snapshot: Shared<Snapshot>,
     discovery: Discovery,
-    active: watch::Sender<Option<Active>>,
+    active: watch::Sender<Option<Connection>>,
+    connections: Vec<watch::Sender<Option<Connection>>>,
+}
+
+/// A connection to a control plane, with a stream of configuration on it.
+#[derive(Clone)]
+pub struct Connection {
+    /// Another number is another connection.
+    pub number: u64,
+    pub channel: Channel,
 }
 
 struct Driver {
@@ -82,9 +91,10 @@ struct Driver {
     metrics: Arc<Registry>,
     links: Vec<mpsc::UnboundedSender<Command>>,
     /// The connection of each link, and how many there have been.
-    channels: Vec<Option<Active>>,
-    connections: u64,
-    active: watch::Sender<Option<Active>>,
+    channels: Vec<Option<Connection>>,
+    made: u64,
+    active: watch::Sender<Option<Connection>>,
+    connections: Vec<watch::Sender<Option<Connection>>>,
     configured: bool,
 }
 
@@ -124,12 +134,18 @@ impl Sync {
             snapshot: Shared::new(kept),
             discovery,
             active: watch::Sender::default(),
+            connections: config.control_planes.iter().map(|_| watch::Sender::default()).collect(),
         }
     }
 
     /// The connection to the control plane that configures this proxy, as long as there is one.
-    pub fn active(&self) -> watch::Receiver<Option<Active>> {
+    pub fn active(&self) -> watch::Receiver<Option<Connection>> {
         self.active.subscribe()
+    }
+
+    /// The connections to all of them, in the order of the list; also to those that stand by.
+    pub fn connections(&self) -> impl Iterator<Item = watch::Receiver<Option<Connection>>> {
+        self.connections.iter().map(watch::Sender::subscribe)
     }
 
     pub fn snapshot(&self) -> Shared<Snapshot> {
@@ -186,8 +202,9 @@ impl Sync {
             readiness,
             metrics,
             channels: vec![None; links.len()],
-            connections: 0,
+            made: 0,
             active: self.active,
+            connections: self.connections,
             links,
             configured: false,
         };
@@ -223,8 +240,8 @@ impl Driver {
     fn on_report(&mut self, link: usize, report: Report) {
         match report {
             Report::Connected(channel) => {
-                self.connections += 1;
-                self.channels[link] = Some(Active { connection: self.connections, channel });
+                self.made += 1;
+                self.channels[link] = Some(Connection { number: self.made, channel });
                 self.session.on_connected(link);
             }
             Report::Opened => {
@@ -348,13 +365,9 @@ impl Driver {
         });
         self.discovery.set_connected(active.is_some());
         self.metrics.control_plane(active.is_some());
-        let channel = active.and_then(|link| self.channels[link].clone());
-        self.active.send_if_modified(|known| {
-            let number = |active: &Option<Active>| active.as_ref().map(|active| active.connection);
-            let changed = number(known) != number(&channel);
-            *known = channel;
-            changed
-        });
+        replace(&self.active, active.and_then(|link| self.channels[link].clone()));
+        let open = standing != Standing::Away;
+        replace(&self.connections[link], self.channels[link].clone().filter(|_| open));
     }
 
     /// Tells readiness whether there is a configuration, and if not, what was in the way last.
@@ -381,6 +394,15 @@ impl Driver {
     fn name(&self, link: usize) -> String {
         self.discovery.update_control_planes(|all| all[link].address.clone())
     }
+}
+
+fn replace(known: &watch::Sender<Option<Connection>>, connection: Option<Connection>) {
+    let number = |connection: &Option<Connection>| connection.as_ref().map(|one| one.number);
+    known.send_if_modified(|known| {
+        let changed = number(known) != number(&connection);
+        *known = connection;
+        changed
+    });
 }
 
 fn kind(message: Message) -> Kind {

@@ -29,7 +29,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::bulletin::{Changes, Heard};
-use crate::{context::Ctx, sync::connect};
+use crate::{
+    context::Ctx,
+    sync::{Connection, connect},
+};
 
 /// How often demands for shared limits are told.
 const DEMANDS: Duration = Duration::from_millis(250);
@@ -43,16 +46,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Messages that the control plane has not taken; with more, it is stuck.
 const UNSENT: usize = 32;
 
-/// The connection that carries the configuration now.
-#[derive(Clone)]
-pub struct Active {
-    /// Another number is another connection.
-    pub connection: u64,
-    pub channel: Channel,
-}
-
 /// Runs for as long as the process lives.
-pub async fn run(ctx: Arc<Ctx>, mut active: watch::Receiver<Option<Active>>) {
+pub async fn run(ctx: Arc<Ctx>, mut active: watch::Receiver<Option<Connection>>) {
     let mut rng = SmallRng::from_rng(&mut rand::rng());
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
@@ -62,7 +57,7 @@ pub async fn run(ctx: Arc<Ctx>, mut active: watch::Receiver<Option<Active>>) {
         let mut stream = Stream { ctx: &ctx, calling: ctx.bulletin.calling(), demanding: false };
         tokio::select! {
             why = stream.carry(now.channel) => tracing::debug!("observation stream: {why}"),
-            () = replaced(&mut active, now.connection) => {
+            () = replaced(&mut active, now.number) => {
                 backoff.on_success();
                 continue;
             }
@@ -93,8 +88,8 @@ pub async fn keep(ctx: Arc<Ctx>) {
     }
 }
 
-async fn replaced(active: &mut watch::Receiver<Option<Active>>, connection: u64) {
-    let other = |active: &Option<Active>| active.as_ref().is_none_or(|now| now.connection != connection);
+async fn replaced(active: &mut watch::Receiver<Option<Connection>>, number: u64) {
+    let other = |active: &Option<Connection>| active.as_ref().is_none_or(|now| now.number != number);
     // Gone for good: the process is ending.
     let _ = active.wait_for(other).await;
 }

@@ -118,6 +118,9 @@ fn begin(
     // An error here means that the caller is gone already.
     let Ok(target) = duty.target(&worker.ctx, &stream, peer) else { return };
     let direction = duty.direction();
+    if direction == Direction::Outbound && worker.ctx.capture_check.arrived(peer, &target) {
+        return;
+    }
     let open = Open::new(Arc::clone(&worker.ctx), direction, permit);
     let accepted = Accepted { stream, peer, target, open };
     let worker = Rc::clone(worker);

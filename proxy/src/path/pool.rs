@@ -9,6 +9,7 @@ use std::{
     future::{Future as _, poll_fn},
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -28,16 +29,19 @@ use tokio::{
 use super::upstream::{self, Remote, Sender};
 use crate::{
     error::Error,
+    tcp::Io,
     worker::{Worker, now},
 };
 
 mod lease;
+mod tally;
 mod terms;
 
 pub use lease::{Lease, Unanswered};
 pub use terms::Terms;
 
 use lease::Waiting;
+use tally::{End, Tally};
 use terms::Counted;
 
 /// Streams opened on a new HTTP/2 connection before its peer has said how many it takes.
@@ -49,6 +53,7 @@ pub struct Connections {
     /// Of the credentials that the connections were made with.
     generation: Cell<u64>,
     retired: Cell<bool>,
+    tally: Tally,
     inner: RefCell<Inner>,
 }
 
@@ -63,10 +68,14 @@ struct Inner {
 struct Slot {
     id: ConnId,
     sender: Sender,
+    /// How it is secured; `None`: not at all.
+    security: Option<Arc<str>>,
     requests: u64,
     made: Instant,
     /// Its part of the greatest age, in per cent: 90 to 110, so that connections made together do not end together.
     lasts: u32,
+    /// Why it will end, once that is known.
+    end: Option<End>,
     /// Its place among the upstream's connections.
     _counted: Option<Counted>,
 }
@@ -97,6 +106,7 @@ impl Connections {
             http2,
             generation: Cell::new(0),
             retired: Cell::new(false),
+            tally: Tally::default(),
             inner: RefCell::new(inner),
         })
     }
@@ -104,6 +114,7 @@ impl Connections {
     /// A connection to send a request on; a new one is made within `within`.
     pub async fn lease(self: &Rc<Self>, worker: &Rc<Worker>, terms: &Terms) -> Result<Lease, Error> {
         self.renew(worker);
+        self.tally.serve(worker, terms.service.as_ref());
         let mut waited = false;
         loop {
             let (checkout, backed_up) = {
@@ -130,6 +141,7 @@ impl Connections {
             self.settle(worker, terms);
             let lease = self.take(worker, id, waited);
             if terms.max_age.is_some_and(|age| self.is_older(id, age)) {
+                self.inner.borrow_mut().ends(id, End::Age);
                 lease.refused();
                 continue;
             }
@@ -182,6 +194,7 @@ impl Connections {
         let mut inner = self.inner.borrow_mut();
         let old: Vec<ConnId> = inner.slots.iter().flatten().map(|slot| slot.id).collect();
         for id in old {
+            inner.ends(id, End::Renewed);
             inner.pool.on_goaway(id, now());
         }
         drop(inner);
@@ -197,6 +210,9 @@ impl Connections {
             }
             None => false,
         };
+        if !fresh {
+            self.tally.reused();
+        }
         Lease {
             connections: Rc::clone(self),
             worker: Rc::clone(worker),
@@ -243,10 +259,14 @@ impl Connections {
                     }
                 }
                 Event::Close(id) => {
-                    let sender = inner.remove(id);
+                    let slot = inner.remove(id);
                     drop(inner);
+                    if let Some(slot) = &slot {
+                        let end = if self.retired.get() { End::Left } else { End::Idle };
+                        self.tally.ended(worker, slot.end.unwrap_or(end));
+                    }
                     // hyper ends a connection whose sender is gone.
-                    drop(sender);
+                    drop(slot);
                 }
             }
         }
@@ -257,11 +277,15 @@ impl Connections {
         let counted = match terms.count(worker) {
             Ok(counted) => counted,
             Err(error) => {
+                self.tally.failed(worker, error.reason());
                 self.failed(dial, error);
                 return self.settle(worker, terms);
             }
         };
-        let made = match upstream::connect(worker, &self.remote, terms.connect).await {
+        let began = now();
+        let io = upstream::connect(worker, &self.remote, terms.connect).await;
+        let security = io.as_ref().ok().and_then(Io::security);
+        let made = match io {
             Ok(io) if self.http2 => match upstream::http2(io, address, STREAMS_UNTIL_SETTINGS).await {
                 Ok((sender, driver)) => Ok((sender, Driver::Http2(Box::new(driver)))),
                 Err(error) => Err(error),
@@ -274,12 +298,14 @@ impl Connections {
         };
         match made {
             Err(error) => {
+                self.tally.failed(worker, error.reason());
                 self.failed(dial, error);
                 self.settle(worker, terms);
             }
             Ok((sender, driver)) => {
+                self.tally.made(worker, now().saturating_duration_since(began));
                 let lasts = 90 + worker.rng().next_u32() % 21;
-                let id = self.connected(dial, sender, lasts, counted);
+                let id = self.connected(dial, sender, security, lasts, counted);
                 self.settle(worker, terms);
                 // Retired meanwhile: nobody wants the connection any more.
                 let Some(id) = id else { return };
@@ -299,6 +325,7 @@ impl Connections {
         &self,
         dial: DialId,
         sender: Sender,
+        security: Option<Arc<str>>,
         lasts: u32,
         counted: Option<Counted>,
     ) -> Option<ConnId> {
@@ -306,7 +333,7 @@ impl Connections {
         let streams = if self.http2 { STREAMS_UNTIL_SETTINGS } else { 1 };
         let id = inner.pool.on_connected(dial, streams, now())?;
         let made = Instant::now();
-        inner.put(Slot { id, sender, requests: 0, made, lasts, _counted: counted });
+        inner.put(Slot { id, sender, security, requests: 0, made, lasts, end: None, _counted: counted });
         Some(id)
     }
 
@@ -337,9 +364,12 @@ impl Connections {
     fn gone(self: &Rc<Self>, worker: &Rc<Worker>, id: ConnId) {
         let mut inner = self.inner.borrow_mut();
         inner.pool.on_closed(id, now());
-        let sender = inner.remove(id);
+        let slot = inner.remove(id);
         drop(inner);
-        drop(sender);
+        if let Some(slot) = &slot {
+            self.tally.ended(worker, slot.end.unwrap_or(End::Peer));
+        }
+        drop(slot);
         self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
@@ -356,12 +386,15 @@ impl Connections {
         inner.failure = Some(Error::Connect { address: self.remote.address(), error });
         inner.pool.retire(now());
         drop(inner);
+        self.retired.set(true);
+        self.tally.tell(worker);
         self.settle(worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
     /// Closes what has been idle for too long.
     pub fn sweep(self: &Rc<Self>, worker: &Rc<Worker>) {
         self.renew(worker);
+        self.tally.tell(worker);
         let mut inner = self.inner.borrow_mut();
         let now = now();
         if inner.pool.poll_timeout().is_some_and(|due| due <= now) {
@@ -398,6 +431,13 @@ enum Driver {
 impl Inner {
     fn slot(&mut self, id: ConnId) -> Option<&mut Slot> {
         self.slots.get_mut(id.index())?.as_mut().filter(|slot| slot.id == id)
+    }
+
+    /// The first cause stands.
+    fn ends(&mut self, id: ConnId, end: End) {
+        if let Some(slot) = self.slot(id) {
+            slot.end.get_or_insert(end);
+        }
     }
 
     fn put(&mut self, slot: Slot) {

@@ -67,6 +67,8 @@ pub struct Opaque {
     pub io: Sniffed<Io>,
     pub address: SocketAddr,
     pub peer: Option<SpiffeId>,
+    /// How it is secured; `None`: not at all.
+    pub security: Option<Arc<str>>,
     pub service: Option<Rc<str>>,
     pub attempts: u32,
     pub idle: Option<Duration>,
@@ -109,6 +111,7 @@ pub async fn plain(worker: &Rc<Worker>, address: SocketAddr) -> Result<Opaque, E
         io: Sniffed::new(io),
         address,
         peer: None,
+        security: None,
         service: None,
         attempts: 1,
         idle: timeouts.idle,

@@ -6,6 +6,7 @@ use std::{
     borrow::Cow,
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use crate::{
     error::Error,
     path::upstream::Opaque,
     telemetry::{ConnectionRecord, Direction, Protocol},
+    trace,
     worker::{Worker, now},
 };
 
@@ -26,6 +28,8 @@ pub struct Passage {
     pub protocol: Protocol,
     pub caller: SocketAddr,
     pub peer: Option<SpiffeId>,
+    /// Of the connection to `peer`.
+    pub security: Option<Arc<str>>,
     pub service: Rc<str>,
     pub authority: Box<str>,
     pub endpoint: Option<SocketAddr>,
@@ -52,6 +56,7 @@ impl Passage {
             protocol: Protocol::Tcp,
             caller,
             peer: None,
+            security: None,
             service,
             authority: Box::default(),
             endpoint: None,
@@ -72,6 +77,7 @@ impl Passage {
         self.connected = upstream.since.saturating_duration_since(self.started);
         if let Some(peer) = &upstream.peer {
             self.peer = Some(peer.clone());
+            self.security.clone_from(&upstream.security);
         }
         if let Some(service) = &upstream.service {
             self.service = Rc::clone(service);
@@ -136,7 +142,7 @@ pub async fn carry(
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        self.worker.telemetry.connection(&ConnectionRecord {
+        let mut record = ConnectionRecord {
             direction: self.direction,
             protocol: self.protocol,
             reason: self.reason,
@@ -151,9 +157,11 @@ impl Drop for Passage {
             connected: self.connected,
             duration: now().saturating_duration_since(self.started),
             attempts: self.attempts,
-            security: "",
+            security: self.security.as_deref().unwrap_or_default(),
             trace: None,
             id: self.id,
-        });
+        };
+        trace::connection(&self.worker, &mut record);
+        self.worker.telemetry.connection(&record);
     }
 }

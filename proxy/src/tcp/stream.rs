@@ -7,10 +7,12 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
+use rustls::CommonState;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
@@ -167,6 +169,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Sniffed<S> {
 // === impl Io ===
 
 impl Io {
+    /// `VERSION CIPHER GROUP` of its TLS; `None`: it is plaintext. For once per connection: it makes a text.
+    pub fn security(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Accepted(tls) => Some(security(tls.get_ref().1)),
+            Self::Dialled(tls) => Some(security(tls.get_ref().1)),
+        }
+    }
+
     /// See [`Stream::reset_on_drop`].
     pub fn reset_on_drop(&self) {
         match self {
@@ -175,6 +186,15 @@ impl Io {
             Self::Dialled(tls) => tls.get_ref().0.reset_on_drop(),
         }
     }
+}
+
+fn security(tls: &CommonState) -> Arc<str> {
+    // After the handshake all of them are there.
+    let version = tls.protocol_version().and_then(|version| version.as_str());
+    let cipher = tls.negotiated_cipher_suite().map(|suite| suite.suite()).and_then(|suite| suite.as_str());
+    let group = tls.negotiated_key_exchange_group().map(|group| group.name()).and_then(|group| group.as_str());
+    let [version, cipher, group] = [version, cipher, group].map(|word| word.unwrap_or("-"));
+    format!("{version} {cipher} {group}").into()
 }
 
 macro_rules! each_io {

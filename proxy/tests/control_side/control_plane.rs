@@ -23,7 +23,8 @@ use outrigger_certs::{
 use outrigger_proto::{
     convert,
     pb::{
-        ConfigureRequest, ConfigureResponse, Guidance, Hello, Observations, Resource, SignRequest,
+        ConfigureRequest, ConfigureResponse, Guidance, Hello, Observations, ReportAck, Resource, SignRequest,
+        TrafficReport,
         SignResponse,
         configure_request::Kind,
         identity_server::{Identity, IdentityServer},
@@ -332,6 +333,7 @@ impl Identity for Script {
 impl Mesh for Script {
     type ConfigureStream = ReceiverStream<Result<ConfigureResponse, Status>>;
     type ObserveStream = ReceiverStream<Result<Guidance, Status>>;
+    type ReportStream = ReceiverStream<Result<ReportAck, Status>>;
 
     async fn configure(
         &self,
@@ -361,6 +363,13 @@ impl Mesh for Script {
         _: Request<Streaming<Observations>>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
         Err(Status::unimplemented("observe"))
+    }
+
+    async fn report(
+        &self,
+        _: Request<Streaming<TrafficReport>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        Err(Status::unimplemented("report"))
     }
 }
 

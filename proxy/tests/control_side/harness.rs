@@ -16,11 +16,10 @@ use outrigger_proxy::{
     },
     credentials::Certificates,
     metrics::Registry,
-    observe::stream::Active,
     readiness::Readiness,
     shared::Shared,
     store::Store,
-    sync::{Discovery, Standing, Sync},
+    sync::{Connection, Discovery, Standing, Sync},
 };
 use tokio::{
     sync::watch,
@@ -37,7 +36,9 @@ pub(crate) struct Proxy {
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) metrics: Arc<Registry>,
     /// The connection that observations go by.
-    pub(crate) active: watch::Receiver<Option<Active>>,
+    pub(crate) active: watch::Receiver<Option<Connection>>,
+    /// The connections that reports go by.
+    pub(crate) connections: Vec<watch::Receiver<Option<Connection>>>,
     /// Dropped, they end.
     _tasks: JoinSet<()>,
 }
@@ -119,6 +120,7 @@ impl Setup {
         let kept = store.as_ref().map(|store| store.load()).unwrap_or_default();
         let sync = Sync::new(&config, &identity, certificates.handle(), kept);
         let (snapshot, discovery, active) = (sync.snapshot(), sync.discovery(), sync.active());
+        let connections = sync.connections().collect();
         let credentials = certificates.handle().credentials();
         let readiness = Readiness::new();
         readiness.met(outrigger_proxy::readiness::Gate::Listeners);
@@ -129,7 +131,7 @@ impl Setup {
         }
         tasks.spawn(certificates.run(readiness.clone(), Arc::clone(&metrics)));
         tasks.spawn(sync.run(readiness.clone(), Arc::clone(&metrics)));
-        Proxy { readiness, snapshot, discovery, credentials, metrics, active, _tasks: tasks }
+        Proxy { readiness, snapshot, discovery, credentials, metrics, active, connections, _tasks: tasks }
     }
 }
 

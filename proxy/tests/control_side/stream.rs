@@ -204,8 +204,13 @@ async fn another_control_plane_takes_over_within_a_second() {
         assert!(state.ready);
     }
     proxy.stands([Standing::Active, Standing::Standby]).await;
-    let connection = || proxy.active.borrow().as_ref().map(|active| active.connection);
+    let connection = || proxy.active.borrow().as_ref().map(|active| active.number);
     let observed = connection().expect("observations go to the active one");
+    let connections = || -> Vec<_> {
+        proxy.connections.iter().map(|one| one.borrow().as_ref().map(|now| now.number)).collect()
+    };
+    let reported = connections();
+    assert!(reported[0] == Some(observed) && reported[1].is_some(), "reports go to both: {reported:?}");
 
     let address = first.kill();
     let (mut stream, took) = timed(second.stream()).await;
@@ -221,6 +226,9 @@ async fn another_control_plane_takes_over_within_a_second() {
     assert!(first.stream().await.hello.presence_only);
     proxy.stands([Standing::Standby, Standing::Active]).await;
     assert!(connection().is_some_and(|now| now != observed), "they have moved with it");
+    let now = connections();
+    assert!(now[0].is_some_and(|number| number > observed), "another one: {now:?}");
+    assert_eq!(now[1], reported[1], "the same one, although it does more now");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 use libtest_mimic::Failed;
 use outrigger_certs::{Authority, JoinToken, SpiffeId, TrustDomain, token::Labels};
 
-use crate::space::{OWN4, OWN6, Space, accept, connect, listen, wait_for};
+use crate::space::{OWN4, OWN6, Space, accept, connect, listen, wait_for, wait_long};
 
 const MARK: u32 = 28530;
 
@@ -242,8 +242,8 @@ impl Drop for Running {
     }
 }
 
-pub(crate) fn running_proxy(space: &mut Space) -> Result<(), Failed> {
-    space.installed("")?;
+/// A proxy in this namespace that has heard of nobody yet, and where what it says goes.
+fn start(space: &Space) -> Result<(Running, tempfile::NamedTempFile), Failed> {
     let directory = tempfile::tempdir()?;
     let now = SystemTime::now();
     let authority = Authority::load_or_create(directory.path(), &TrustDomain::parse("mesh.local")?, now)?;
@@ -259,14 +259,49 @@ pub(crate) fn running_proxy(space: &mut Space) -> Result<(), Failed> {
         "--token",
         &token.sign(&authority)?,
     ]);
-    let _proxy = Running(proxy.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-    wait_for("the proxy answers on its status port", || {
-        let Ok(mut stream) = connect("127.0.0.1:15020", None) else { return false };
-        let mut answer = String::new();
-        stream.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n").is_ok()
-            && stream.read_to_string(&mut answer).is_ok()
-            && answer.starts_with("HTTP/1.1 200")
-    })?;
+    let said = tempfile::NamedTempFile::new()?;
+    let proxy = Running(proxy.stdout(Stdio::null()).stderr(said.reopen()?).spawn()?);
+    wait_for("the proxy answers on its status port", || status("/live").starts_with("HTTP/1.1 200"))?;
+    Ok((proxy, said))
+}
+
+/// What the status port answers; nothing if it does not.
+fn status(path: &str) -> String {
+    let mut answer = String::new();
+    if let Ok(mut stream) = connect("127.0.0.1:15020", None) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let _ = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+    }
+    answer
+}
+
+/// The rules are lost under a running proxy and come back; it notices the loss within half a minute.
+pub(crate) fn capture_is_watched(space: &mut Space) -> Result<(), Failed> {
+    let shows = |ok: u8| {
+        let line = format!("outrigger_capture_ok {ok}");
+        let shown = || status("/metrics").lines().any(|metric| metric == line);
+        wait_long(&line, Duration::from_secs(60), Duration::from_millis(250), shown)
+    };
+    space.installed("")?;
+    let (_proxy, said) = start(space)?;
+    shows(1)?;
+    space.run("nft", &["flush", "ruleset"])?;
+    shows(0)?;
+    space.installed("")?;
+    shows(1)?;
+    let log = std::fs::read_to_string(said.path())?;
+    for family in ["IPv4", "IPv6"] {
+        for words in ["connections do not come to port 15001 any more", "connections come to port 15001 again"] {
+            let times = log.matches(&format!("outgoing {family} {words}")).count();
+            ensure(times == 1, format!("{family} {words}: {times} times in\n{log}"))?;
+        }
+    }
+    ensure(log.contains("Connection refused"), log)
+}
+
+pub(crate) fn running_proxy(space: &mut Space) -> Result<(), Failed> {
+    space.installed("")?;
+    let (_proxy, _) = start(space)?;
     let report = space.installed("--check")?;
     for line in [
         "outgoing IPv4: captured",

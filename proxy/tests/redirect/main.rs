@@ -46,11 +46,12 @@ fn main() -> ExitCode {
             add(name, backend.tools(), Box::new(move |space| case(space, backend)));
         }
     }
-    let both: [(&str, Case); 4] = [
+    let both: [(&str, Case); 5] = [
         ("one_tool_replaces_the_rules_of_the_other", cases::replaced),
         ("without_the_capability_it_says_what_is_needed", cases::no_capability),
         ("ipv6_can_be_left_out", cases::without_ipv6),
         ("a_running_proxy_is_used_by_the_check", cases::running_proxy),
+        ("a_running_proxy_notices_that_the_rules_are_lost", cases::capture_is_watched),
     ];
     for (name, case) in both {
         add(name.to_owned(), &["ip", "nft", "iptables-restore", "ip6tables-restore"], Box::new(case));

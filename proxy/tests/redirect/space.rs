@@ -139,13 +139,23 @@ pub(crate) fn accept(
 }
 
 /// Tries until it is true.
-pub(crate) fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) -> Result<(), Failed> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub(crate) fn wait_for(what: &str, is_true: impl FnMut() -> bool) -> Result<(), Failed> {
+    wait_long(what, Duration::from_secs(20), Duration::from_millis(5), is_true)
+}
+
+/// The same for what takes its time, looked at now and then.
+pub(crate) fn wait_long(
+    what: &str,
+    most: Duration,
+    pause: Duration,
+    mut is_true: impl FnMut() -> bool,
+) -> Result<(), Failed> {
+    let deadline = Instant::now() + most;
     while !is_true() {
         if Instant::now() > deadline {
             return Err(format!("waited in vain: {what}").into());
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(pause);
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ fn is_near(told: Duration, exact: u64) -> bool {
 
 proptest! {
     #[test]
-    fn quantiles_and_the_longest_are_near_the_exact_ones(mut all in vec(micros(), 1..200), quantile in 0.0..=1.0) {
+    fn quantiles_and_the_longest_are_near_the_exact_ones(mut all in vec(micros(), 1..200), quantile in 0.0..=1.0f64) {
         let durations = recorded(&all);
         all.sort_unstable();
         let rank = ((quantile * all.len() as f64).ceil() as usize).clamp(1, all.len());

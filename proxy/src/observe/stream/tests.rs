@@ -28,6 +28,7 @@ struct ControlPlane(mpsc::UnboundedSender<Ends>);
 impl Mesh for ControlPlane {
     type ConfigureStream = Out<pb::ConfigureResponse>;
     type ObserveStream = Out<pb::Guidance>;
+    type ReportStream = Out<pb::ReportAck>;
 
     async fn configure(
         &self,
@@ -44,11 +45,18 @@ impl Mesh for ControlPlane {
         self.0.send((request.into_inner(), say)).unwrap();
         Ok(Response::new(Box::pin(ReceiverStream::new(said))))
     }
+
+    async fn report(
+        &self,
+        _: Request<Streaming<pb::TrafficReport>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        Err(Status::unimplemented("report"))
+    }
 }
 
 struct Setup {
     worker: Rc<Worker>,
-    active: watch::Sender<Option<Active>>,
+    active: watch::Sender<Option<Connection>>,
     streams: mpsc::UnboundedReceiver<Ends>,
     channel: Channel,
 }
@@ -109,7 +117,7 @@ fn circuits_callees_and_demands_are_told_and_told_again_on_a_new_stream() {
     run_local(|| async {
         let mut setup = setup().await;
         let ctx = Arc::clone(&setup.worker.ctx);
-        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        setup.active.send_replace(Some(Connection { number: 1, channel: setup.channel.clone() }));
         let (mut stream, _say) = setup.stream().await;
         ctx.events.tell(&setup.worker, opened());
         let told = hears(&mut stream, |told| !told.transitions.is_empty()).await;
@@ -124,7 +132,7 @@ fn circuits_callees_and_demands_are_told_and_told_again_on_a_new_stream() {
         assert_eq!(&*told.demands[0].limit, "T/shop/orders/all");
         assert_eq!(told.calling, std::slice::from_ref(&orders), "complete in each message");
         // Another control plane becomes the active one.
-        setup.active.send_replace(Some(Active { connection: 2, channel: setup.channel.clone() }));
+        setup.active.send_replace(Some(Connection { number: 2, channel: setup.channel.clone() }));
         let (mut stream, _say) = setup.stream().await;
         let told = hears(&mut stream, |_| true).await;
         assert_eq!((told.transitions, told.calling), (vec![opened()], vec![orders]));
@@ -137,7 +145,7 @@ fn a_shared_limit_is_told_of_before_anybody_asks() {
         let mut setup = setup().await;
         let ctx = Arc::clone(&setup.worker.ctx);
         task::spawn_local(keep(Arc::clone(&ctx)));
-        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        setup.active.send_replace(Some(Connection { number: 1, channel: setup.channel.clone() }));
         let (mut stream, _say) = setup.stream().await;
         let shared =
             spec::RateLimit { scope: spec::Scope::Shared, ..limit("S/shop/orders/all", 100, vec![]) };
@@ -169,7 +177,7 @@ fn guidance_reaches_limits_and_workers() {
         let mut setup = setup().await;
         let ctx = Arc::clone(&setup.worker.ctx);
         let mut heard = ctx.bulletin.listen();
-        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        setup.active.send_replace(Some(Connection { number: 1, channel: setup.channel.clone() }));
         let (_stream, say) = setup.stream().await;
         let shared =
             spec::RateLimit { scope: spec::Scope::Shared, ..limit("T/shop/orders/all", 100, vec![]) };
@@ -200,7 +208,7 @@ fn a_stream_that_ends_is_opened_again() {
     run_local(|| async {
         let mut setup = setup().await;
         setup.worker.ctx.events.tell(&setup.worker, opened());
-        setup.active.send_replace(Some(Active { connection: 1, channel: setup.channel.clone() }));
+        setup.active.send_replace(Some(Connection { number: 1, channel: setup.channel.clone() }));
         for _ in 0..2 {
             let (mut stream, say) = setup.stream().await;
             assert_eq!(hears(&mut stream, |_| true).await.transitions, [opened()]);

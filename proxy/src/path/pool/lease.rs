@@ -1,6 +1,13 @@
 //! A request's right to a connection, from the queue for it to the end of its answer.
 
-use std::{cell::Cell, error::Error as _, io, net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{
+    cell::Cell,
+    error::Error as _,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use futures_util::future::Either;
 use http::{Method, Request, Response};
@@ -16,6 +23,7 @@ use tokio::sync::oneshot;
 use super::{
     super::upstream::{ASKED_CONNECT, ASKED_HEAD, ASKED_OTHER, Sender},
     Connections, Terms,
+    tally::End,
 };
 use crate::{
     error::Error,
@@ -127,6 +135,11 @@ impl Lease {
         self.connections.remote.address()
     }
 
+    /// How its connection is secured; `None`: not at all, or it is gone.
+    pub fn security(&self) -> Option<Arc<str>> {
+        self.connections.inner.borrow_mut().slot(self.id).and_then(|slot| slot.security.clone())
+    }
+
     /// Sends the request and waits for the answer's head.
     pub async fn send(&self, request: Box<Request<RequestBody>>) -> Result<Response<Incoming>, Unanswered> {
         let sending = {
@@ -157,7 +170,10 @@ impl Lease {
 
     /// The peer takes no further requests on this connection.
     pub fn refused(&self) {
-        self.connections.inner.borrow_mut().pool.on_goaway(self.id, now());
+        let mut inner = self.connections.inner.borrow_mut();
+        inner.ends(self.id, End::Refused);
+        inner.pool.on_goaway(self.id, now());
+        drop(inner);
         self.connections.settle(&self.worker, &Terms::plain(limits::HANDSHAKE_TIMEOUT));
     }
 
@@ -169,6 +185,9 @@ impl Lease {
     fn end(&self, whole: bool) {
         if !self.over.replace(true) {
             let reuse = if whole || self.connections.http2 { Reuse::Keep } else { Reuse::Close };
+            if reuse == Reuse::Close {
+                self.connections.inner.borrow_mut().ends(self.id, End::Broken);
+            }
             self.connections.release(&self.worker, self.id, reuse);
         }
     }

@@ -19,6 +19,8 @@ pub struct Terms {
     pub upstream: Option<(Rc<Cluster>, u32)>,
     /// Where a request waits for a connection when there may be no more of them. `None`: it does not.
     pub queue: Option<Queue>,
+    /// Who wants it, as metrics name it.
+    pub service: Option<Rc<str>>,
 }
 
 /// A connection among those of an upstream.
@@ -42,6 +44,7 @@ impl Terms {
             endpoint: traffic.bulkhead.endpoint.connections.map(|most| share(most) as usize),
             upstream: traffic.bulkhead.upstream.connections.map(|most| (Rc::clone(cluster), share(most))),
             queue: traffic.bulkhead.queue,
+            service: Some(Rc::clone(&cluster.label)),
         }
     }
 
