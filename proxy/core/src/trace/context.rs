@@ -144,7 +144,7 @@ impl Extracted {
                 Passage::Kept if traceparent.is_none() || traceparent != extracted.trace() => {
                     Passage::Dropped(Dropped::Orphaned)
                 }
-                passage => passage,
+                passage @ (Passage::Absent | Passage::Kept | Passage::Dropped(_)) => passage,
             };
         }
         extracted

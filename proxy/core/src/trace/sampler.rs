@@ -236,7 +236,8 @@ impl FromStr for Ratio {
 
     fn from_str(text: &str) -> Result<Self, RatioError> {
         let share: Option<f64> = text.trim().parse().ok();
-        let share = share.filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| RatioError(text.into()))?;
+        let share =
+            share.filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| RatioError(text.into()))?;
         let parts = (share * Self::ALL.0 as f64).round() as u64;
         // So little that it rounds to nothing is not nothing.
         Ok(Self(if share > 0.0 { parts.max(1) } else { 0 }))

@@ -21,7 +21,7 @@ fn one_field_tells_all() {
         (format!(" {TRACE}-{SPAN}-d-{PARENT}\t"), Some(true), true),
     ] {
         let extracted = read(Format::B3, &[("b3", &value)]);
-        let expected = Context { debug, ..super::context(sampled) };
+        let expected = Context { debug, ..context(sampled) };
         assert_eq!(extracted.context, Some(expected), "{value}");
         assert_eq!(extracted.malformed, None, "{value}");
 
@@ -75,7 +75,7 @@ fn many_fields_tell_all() {
     ] {
         let lines = [&ids, more].concat();
         let extracted = read(Format::B3Multi, &lines);
-        let expected = Context { debug, ..super::context(sampled) };
+        let expected = Context { debug, ..context(sampled) };
         assert_eq!(extracted.context, Some(expected), "{more:?}");
         assert_eq!(extracted.malformed, None, "{more:?}");
 

@@ -59,10 +59,10 @@ fn many_of_the_same() {
     for name in NAMES {
         for text in ["", "1", "a=b", &traceparent, &b3, TRACE, SPAN] {
             let mut fields = HeaderMap::new();
-            for _ in 0..10_000 {
+            for _ in 0..1_000 {
                 fields.append(HeaderName::from_static(name), value(text.as_bytes()));
             }
-            check(fields, &format!("{name}: 10,000 of {text:?}"));
+            check(fields, &format!("{name}: 1,000 of {text:?}"));
         }
     }
 }

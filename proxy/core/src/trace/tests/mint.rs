@@ -13,7 +13,8 @@ fn inject(mint: &mut Mint, random: u64) -> HeaderMap {
 
 /// Chunks begin anew where a value does not lie right behind the one before it.
 fn chunks(fields: &[HeaderMap]) -> usize {
-    let places: Vec<_> = fields.iter().map(|fields| fields["traceparent"].as_bytes().as_ptr_range()).collect();
+    let places: Vec<_> =
+        fields.iter().map(|fields| fields["traceparent"].as_bytes().as_ptr_range()).collect();
     1 + places.windows(2).filter(|pair| pair[0].end != pair[1].start).count()
 }
 

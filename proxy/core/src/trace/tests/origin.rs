@@ -54,7 +54,8 @@ fn a_child_is_in_its_parents_trace_and_says_what_was_decided_here() {
 #[test]
 fn debug_goes_on_where_it_is_obeyed() {
     let origin = Origin { sampled: Some(true), debug: true, ..Origin::default() };
-    for (decision, debug) in [(Decision::Record, true), (Decision::Candidate, false), (Decision::Drop, false)] {
+    for (decision, debug) in [(Decision::Record, true), (Decision::Candidate, false), (Decision::Drop, false)]
+    {
         assert_eq!(origin.child(trace(TRACE), span(OWN), decision).debug, debug, "{decision:?}");
     }
 }

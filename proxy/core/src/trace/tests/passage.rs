@@ -125,7 +125,9 @@ fn of_several_formats_the_first_good_one_counts_and_all_are_written() {
         ),
     ] {
         let mut fields = fields(
-            [("traceparent", w3c), ("b3", b3), ("tracestate", "a=b")].into_iter().chain(multi.iter().copied()),
+            [("traceparent", w3c), ("b3", b3), ("tracestate", "a=b")]
+                .into_iter()
+                .chain(multi.iter().copied()),
         );
         let extracted = Extracted::of(&fields, propagators(order));
         assert_eq!(extracted.context.unwrap().trace, trace(chosen), "{order}");

@@ -4,10 +4,18 @@ use super::*;
 
 fn contexts() -> impl Strategy<Value = Context> {
     let sampled = prop_oneof![Just(None), Just(Some(true)), Just(Some(false))];
-    (any::<[u64; 3]>(), sampled, any::<[bool; 2]>()).prop_map(|([high, low, id], sampled, [debug, random])| {
-        let trace = TraceId::from_random(high, low);
-        Context { trace, span: SpanId::from_random(id), sampled, debug: debug && sampled == Some(true), random }
-    })
+    (any::<[u64; 3]>(), sampled, any::<[bool; 2]>()).prop_map(
+        |([high, low, id], sampled, [debug, random])| {
+            let trace = TraceId::from_random(high, low);
+            Context {
+                trace,
+                span: SpanId::from_random(id),
+                sampled,
+                debug: debug && sampled == Some(true),
+                random,
+            }
+        },
+    )
 }
 
 /// What a format can tell of it.
@@ -19,15 +27,16 @@ fn told(context: Context, format: Format) -> Context {
 }
 
 fn orders() -> impl Strategy<Value = Propagators> {
-    let orders = ["tracecontext", "b3", "b3multi", "b3,tracecontext", "b3multi,b3,tracecontext", "none"];
-    proptest::sample::select(&orders[..]).prop_map(propagators)
+    let orders = vec!["tracecontext", "b3", "b3multi", "b3,tracecontext", "b3multi,b3,tracecontext", "none"];
+    proptest::sample::select(orders).prop_map(propagators)
 }
 
 fn values() -> impl Strategy<Value = Vec<u8>> {
     let legal = |byte: &u8| *byte == b'\t' || (*byte >= 0x20 && *byte != 0x7f);
     prop_oneof![
         proptest::collection::vec(any::<u8>().prop_filter("of a value", legal), 0..80),
-        "[0-9a-f]{0,3}-[0-9a-f]{30,33}-[0-9a-f]{15,17}-[0-9a-f]{1,3}(-[a-z]{0,9})?".prop_map(String::into_bytes),
+        "[0-9a-f]{0,3}-[0-9a-f]{30,33}-[0-9a-f]{15,17}-[0-9a-f]{1,3}(-[a-z]{0,9})?"
+            .prop_map(String::into_bytes),
         "[0-9a-f]{16}([0-9a-f]{16})?-[0-9a-f]{16}(-[01d2])?(-[0-9a-f]{16})?".prop_map(String::into_bytes),
         "[01d]".prop_map(String::into_bytes),
         "([a-z]=[0-9]{0,9}, ?){0,70}".prop_map(String::into_bytes),

@@ -145,8 +145,16 @@ fn the_cap_is_on_what_is_decided_here() {
     assert_eq!(sampler.capped(), 90);
     assert_eq!(recorded(&mut sampler, told(None), now), 0, "left to us");
     assert_eq!(recorded(&mut sampler, Origin::default(), now + SECOND / 2), 5);
-    assert_eq!(recorded(&mut sampler, Origin::default(), now + SECOND / 4), 0, "time that goes back stands still");
-    assert_eq!(recorded(&mut sampler, Origin::default(), now + 100 * SECOND), 10, "and no more after a pause");
+    assert_eq!(
+        recorded(&mut sampler, Origin::default(), now + SECOND / 4),
+        0,
+        "time that goes back stands still"
+    );
+    assert_eq!(
+        recorded(&mut sampler, Origin::default(), now + 100 * SECOND),
+        10,
+        "and no more after a pause"
+    );
 
     let mut sampler = Sampler::new(Config { workers: two, ..capped }, now);
     assert_eq!(recorded(&mut sampler, Origin::default(), now), 5, "one of two workers");

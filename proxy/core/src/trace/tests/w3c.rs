@@ -21,7 +21,7 @@ fn flags_are_bits() {
         ("ff", true, true),
     ] {
         let extracted = read(&format!("00-{TRACE}-{SPAN}-{flags}"));
-        let expected = Context { random, ..super::context(Some(sampled)) };
+        let expected = Context { random, ..context(Some(sampled)) };
         assert_eq!(extracted.context, Some(expected), "{flags}");
         assert_eq!(extracted.malformed, None, "{flags}");
 
