@@ -5,13 +5,26 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Far above what a mesh of thousands of workloads says of itself.
-const MAX_BODY: usize = 256 << 20;
+/// What an answer may take before it counts as none.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) patience: Duration,
+    pub(crate) body: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(10),
+            // Far above what a mesh of thousands of workloads says of itself.
+            body: 256 << 20,
+        }
+    }
+}
 
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -20,6 +33,11 @@ pub(crate) struct Answer {
 
 /// Asks `path` of the server at `base`, which errors call `who`.
 pub(crate) fn get(who: &str, base: &str, path: &str) -> anyhow::Result<Answer> {
+    get_within(Bounds::default(), who, base, path)
+}
+
+pub(crate) fn get_within(bounds: Bounds, who: &str, base: &str, path: &str) -> anyhow::Result<Answer> {
+    let Bounds { patience, body } = bounds;
     let uri: Uri =
         base.parse().map_err(|_| anyhow!("{base:?} is not a URL such as http://127.0.0.1:15014"))?;
     ensure!(uri.scheme_str() == Some("http"), "{base:?}: want a URL that begins with http://");
@@ -27,31 +45,35 @@ pub(crate) fn get(who: &str, base: &str, path: &str) -> anyhow::Result<Answer> {
     let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let exchange = exchange(address, authority.as_str(), path);
-        match timeout(PATIENCE, exchange).await {
+        let exchange = exchange(address, authority.as_str(), path, body);
+        match timeout(patience, exchange).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                let hint = match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-                    Some(std::io::ErrorKind::ConnectionRefused) => "; is it running?",
-                    _ => "",
-                };
-                bail!("cannot reach {who} at {base}: {}{hint}", plain(&error))
-            }
-            Err(_) => bail!("{who} at {base} does not answer within {} s", PATIENCE.as_secs()),
+            Ok(Err(error)) => match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+                Some(std::io::ErrorKind::ConnectionRefused) => {
+                    bail!("cannot reach {who} at {base}: {}; is it running?", plain(&error))
+                }
+                Some(_) => bail!("cannot reach {who} at {base}: {}", plain(&error)),
+                None => bail!("no answer from {who} at {base}: {}", plain(&error)),
+            },
+            Err(_) => bail!("{who} at {base} does not answer within {} s", patience.as_secs_f64()),
         }
     })
 }
 
-async fn exchange(address: (&str, u16), host: &str, path: &str) -> anyhow::Result<Answer> {
+async fn exchange(address: (&str, u16), host: &str, path: &str, most: usize) -> anyhow::Result<Answer> {
     let socket = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let driver = tokio::spawn(connection);
     let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+    let body = Limited::new(response.into_body(), most).collect().await;
     driver.abort();
-    let body = body.map_err(|error| anyhow!("the answer broke off: {error}"))?.to_bytes();
+    let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+        true => anyhow!("the answer is longer than {} MiB", most >> 20),
+        false => anyhow!("the answer broke off: {error}"),
+    })?;
+    let body = body.to_bytes();
     Ok(Answer { status, body })
 }
 
@@ -107,5 +129,36 @@ mod tests {
             head.starts_with("GET /readyz HTTP/1.1\r\n") && head.contains(&address.to_string()),
             "{head}"
         );
+    }
+
+    /// What a server that says this is told as, with little patience and room.
+    fn judged(answer: &'static [u8], endless: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let _ = socket.read(&mut [0; 1024]).unwrap();
+            socket.write_all(answer).unwrap();
+            // Until the caller has had enough.
+            while endless && socket.write_all(&[b'x'; 4096]).is_ok() {}
+            let _ = socket.read(&mut [0; 1024]);
+        });
+        let bounds = Bounds { patience: Duration::from_millis(200), body: 1 << 20 };
+        // Endless ones are to end by their length.
+        let bounds = if endless { Bounds { patience: Duration::from_secs(60), ..bounds } } else { bounds };
+        let told = format!("{:#}", get_within(bounds, "it", &base, "/").err().unwrap());
+        server.join().unwrap();
+        told.replace(&base, "BASE")
+    }
+
+    #[test]
+    fn whatever_a_server_does_it_ends() {
+        let silent = judged(b"", false);
+        assert_eq!(silent, "it at BASE does not answer within 0.2 s");
+        assert_eq!(judged(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", false), silent);
+        let endless = judged(b"HTTP/1.1 200 OK\r\n\r\n", true);
+        assert_eq!(endless, "no answer from it at BASE: the answer is longer than 1 MiB");
+        let head = judged(b"HTTP/1.1 200 OK\r\nx: ", true);
+        assert!(head.starts_with("no answer from it at BASE: "), "{head}");
     }
 }

@@ -1,4 +1,4 @@
-//! `outrigger`: look at a mesh, make tokens, read certificates, run the demo.
+//! `outrigger`: look at a mesh and its traffic, make tokens, read certificates, run the demo.
 //!
 //! One file per subcommand; each has `Args` (what the user may say) and `run` (what happens), and answers
 //! with an [`ExitCode`]: 0 when all is well, 1 when what was asked about is not, 2 when the question itself
@@ -8,12 +8,19 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod api;
 mod certs;
+mod columns;
 mod demo;
+mod events;
+mod figures;
 mod http;
 mod output;
+mod stat;
 mod status;
 mod token;
+mod top;
+mod when;
 
 #[derive(Parser)]
 #[command(name = "outrigger", version, about = "A light service mesh: look at it, join it, try it")]
@@ -26,6 +33,14 @@ struct Cli {
 enum Command {
     /// What the control plane runs: configuration errors first, then proxies and services
     Status(status::Args),
+    /// Rate, success and percentiles of services, routes or edges
+    Stat(stat::Args),
+    /// The same, full screen and live: what hurts comes first
+    Top(top::Args),
+    /// Who talks to whom, with which identities and ciphers
+    Edges(stat::EdgesArgs),
+    /// What has happened: circuits, certificates, configuration, proxies
+    Events(events::Args),
     /// Make and read the tokens that workloads join with
     #[command(subcommand)]
     Token(token::Command),
@@ -45,6 +60,10 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Status(args) => status::run(&args),
+        Command::Stat(args) => stat::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Edges(args) => stat::edges(args),
+        Command::Events(args) => events::run(args),
         Command::Token(command) => token::run(command),
         Command::Certs(command) => certs::run(command),
         Command::Demo(args) => demo::run(&args),
@@ -52,6 +71,9 @@ fn main() -> ExitCode {
         Command::DemoApp(args) => demo::app::run(args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
+        if error.is::<output::ReaderGone>() {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("outrigger: {error:#}");
         ExitCode::from(2)
     })

@@ -1,6 +1,10 @@
 //! How answers look: tables for people, JSON for programs.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    io::{ErrorKind, Write},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::ValueEnum;
 
@@ -25,6 +29,63 @@ pub(crate) fn table<const N: usize>(
         column.set_padding((0, 2));
     }
     table.trim_fmt()
+}
+
+/// Nobody reads what is written any more, as when `head` has seen enough: no error, but the end.
+#[derive(Debug)]
+pub(crate) struct ReaderGone;
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads any more")
+    }
+}
+
+impl std::error::Error for ReaderGone {}
+
+/// A line or several, at once.
+pub(crate) fn say(out: &mut dyn Write, text: &str) -> anyhow::Result<()> {
+    write(out, &format!("{text}\n"))
+}
+
+pub(crate) fn write(out: &mut dyn Write, text: &str) -> anyhow::Result<()> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() == ErrorKind::BrokenPipe {
+        true => ReaderGone.into(),
+        false => anyhow::Error::from(error).context("cannot write"),
+    })
+}
+
+/// A terminal that knows nothing of moving the cursor.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// Whether the control plane is there, told when it changes and only then.
+#[derive(Default)]
+pub(crate) struct Present {
+    away: Option<(i64, String)>,
+}
+
+impl Present {
+    /// Since when it is away, and why.
+    pub(crate) fn away(&self) -> Option<(i64, String)> {
+        self.away.clone()
+    }
+
+    pub(crate) fn is_gone(&mut self, now_ms: i64, why: &anyhow::Error) -> Option<String> {
+        let before = self.away.take();
+        let why = format!("{why:#}");
+        let told = before.is_none().then(|| format!("control plane away: {why}; trying on"));
+        self.away = Some((before.map_or(now_ms, |(since, _)| since), why));
+        told
+    }
+
+    pub(crate) fn is_back(&mut self, now_ms: i64) -> Option<String> {
+        let (since, _) = self.away.take()?;
+        let away = Duration::from_millis(u64::try_from(now_ms - since).unwrap_or_default());
+        Some(format!("control plane back after {}", roughly(away)))
+    }
 }
 
 /// `-` for what is empty.

@@ -2,33 +2,31 @@
 
 mod report;
 
-use std::{process::ExitCode, time::SystemTime};
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, ensure};
-use report::{Circuits, Proxy, Report, Service, SharedLimit};
+use report::{Circuits, Events, History, Proxy, Report, Service, SharedLimit};
 use serde::Deserialize as _;
 
 use crate::{
+    api::ControlPlane,
     http,
     output::{Output, or_dash, relative, roughly, table},
 };
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The control plane's status port
-    #[arg(
-        long,
-        env = "OUTRIGGER_CONTROL_PLANE_STATUS",
-        default_value = "http://127.0.0.1:15014",
-        value_name = "URL"
-    )]
-    control_plane_status: String,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let base = &args.control_plane_status;
+    let base = &args.control_plane.base;
     let answer = http::get("the control plane", base, "/status")?;
     ensure!(answer.status.is_success(), "the control plane at {base} answers {}", answer.status);
     let json: serde_json::Value =
@@ -50,6 +48,7 @@ fn describe(report: &Report, base: &str, now: SystemTime) -> String {
         Some(services(&report.services)),
         circuits(&report.circuits, now),
         shared_limits(&report.shared_limits),
+        telemetry(report),
     ];
     let sections: Vec<_> = sections.into_iter().flatten().collect();
     sections.join("\n\n") + "\n"
@@ -57,7 +56,7 @@ fn describe(report: &Report, base: &str, now: SystemTime) -> String {
 
 fn control_plane(report: &Report, base: &str, now: SystemTime) -> String {
     let Report { version, uptime_seconds, ready, reasons, ca, configuration, .. } = report;
-    let up = roughly(std::time::Duration::from_secs(*uptime_seconds));
+    let up = roughly(Duration::from_secs(*uptime_seconds));
     let mut text =
         format!("CONTROL PLANE {base}\n  version {version}, up {up}, trust domain {}", ca.trust_domain);
     if *ready {
@@ -213,6 +212,36 @@ fn shared_limits(limits: &[SharedLimit]) -> Option<String> {
         .collect();
     let header = ["SHARED LIMIT", "HELD BY", "AT", "DEMAND", "SHARE"];
     (!rows.is_empty()).then(|| format!("SHARED LIMITS ({})\n{}", limits.len(), table(header, rows)))
+}
+
+/// How far back `stat` and `events` can look, and what is wrong with that.
+fn telemetry(report: &Report) -> Option<String> {
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let mut lines = Vec::new();
+    if let Some(history) = &report.history {
+        let History { loaded, bytes, cap_bytes, series, folded, fine_seconds, kept_seconds, disk } = history;
+        let back = |seconds: u64| roughly(Duration::from_secs(seconds));
+        lines.push(format!(
+            "traffic of {}, by the second of {}; {series} series, {} of {} memory, {} of {} disk",
+            back(*kept_seconds),
+            back(*fine_seconds),
+            mib(*bytes),
+            mib(*cap_bytes),
+            mib(disk.bytes),
+            mib(disk.cap_bytes),
+        ));
+        lines.extend((!loaded).then(|| "what was saved before the start is being read".to_owned()));
+        lines.extend((*folded > 0).then(|| format!("NO ROOM for {folded} series: they count as `other`")));
+        lines.extend(disk.error.as_ref().map(|error| format!("TRAFFIC NOT ON DISK: {error}")));
+    }
+    if let Some(Events { last, held, error }) = &report.events {
+        lines.push(match held {
+            0 => "no events".to_owned(),
+            _ => format!("events {}..{last}", last + 1 - held.min(last)),
+        });
+        lines.extend(error.as_ref().map(|error| format!("EVENTS NOT ON DISK: {error}")));
+    }
+    (!lines.is_empty()).then(|| format!("TELEMETRY\n  {}", lines.join("\n  ")))
 }
 
 #[cfg(test)]

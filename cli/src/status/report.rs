@@ -22,6 +22,43 @@ pub(super) struct Report {
     pub(super) circuits: Vec<Circuits>,
     #[serde(default)]
     pub(super) shared_limits: Vec<SharedLimit>,
+    #[serde(default)]
+    pub(super) history: Option<History>,
+    #[serde(default)]
+    pub(super) events: Option<Events>,
+}
+
+/// What is kept of traffic.
+#[derive(Deserialize)]
+pub(super) struct History {
+    /// What an earlier process saved is read back.
+    pub(super) loaded: bool,
+    pub(super) bytes: u64,
+    pub(super) cap_bytes: u64,
+    pub(super) series: u64,
+    /// Series that count as `other` because there is no room for them.
+    pub(super) folded: u64,
+    /// How far back seconds, and anything, can be told.
+    pub(super) fine_seconds: u64,
+    pub(super) kept_seconds: u64,
+    pub(super) disk: Disk,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Disk {
+    pub(super) bytes: u64,
+    pub(super) cap_bytes: u64,
+    #[serde(default)]
+    pub(super) error: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Events {
+    /// The number of the latest; 0: there is none.
+    pub(super) last: u64,
+    pub(super) held: u64,
+    #[serde(default)]
+    pub(super) error: Option<String>,
 }
 
 #[derive(Deserialize)]

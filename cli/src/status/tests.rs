@@ -133,3 +133,28 @@ ServerPolicy/shop/orders/all  spiffe://mesh.local/ns/shop/sa/orders  10.0.0.2:40
         "{told}"
     );
 }
+
+#[test]
+fn what_is_kept_of_traffic_is_told_with_what_is_wrong() {
+    let told = told(|json| {
+        json["history"] = serde_json::json!({
+            "loaded": false, "bytes": 3_565_158, "cap_bytes": 67_108_864, "series": 12, "folded": 2, "epochs": 3,
+            "fine_seconds": 600, "kept_seconds": 21_600, "reports": 5,
+            "disk": {"bytes": 0, "cap_bytes": 268_435_456, "error": "No space left on device"},
+        });
+        json["events"] = serde_json::json!({"last": 10_012, "held": 10_000, "error": null});
+    });
+    assert!(
+        told.ends_with(
+            "\
+TELEMETRY
+  traffic of 6 h, by the second of 10 min; 12 series, 3.4 MiB of 64.0 MiB memory, 0.0 MiB of 256.0 MiB disk
+  what was saved before the start is being read
+  NO ROOM for 2 series: they count as `other`
+  TRAFFIC NOT ON DISK: No space left on device
+  events 13..10012
+"
+        ),
+        "{told}"
+    );
+}
