@@ -32,6 +32,7 @@ use nix::{
     net::if_::InterfaceFlags,
     sys::resource::{Resource, getrlimit, setrlimit},
 };
+use outrigger_proto::spec::ProxyEventKind;
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime::{Builder, LocalOptions, LocalRuntime},
@@ -47,7 +48,8 @@ use tracing_subscriber::{
 
 use crate::{
     access_log,
-    admin::{Admin, Door, serve},
+    admin::{Admin, Door, scrape::Scrapes, serve},
+    capture_check::{self, CaptureCheck},
     config::{
         AccessLog, Config,
         settings::{Problem, Problems},
@@ -55,14 +57,17 @@ use crate::{
     context::Ctx,
     credentials::Certificates,
     drain::{Drain, Phase, Schedule},
-    metrics,
+    metrics::{self, merge},
     observe::{self, Bulletin, Events},
+    otlp,
     path::{accept::Cap, cache::Caches, dial},
     readiness::{Gate, Readiness},
+    report,
     shared_limits::SharedLimits,
     store::Store,
     sync::Sync,
     telemetry::{Direction, Telemetry},
+    trace::Tracing,
     worker,
 };
 
@@ -123,6 +128,10 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         AccessLog::File(path) => access_log::AccessLog::file(path),
     };
     let access_log = access_log.map_err(|error| note(format!("--access-log: {error}"))).ok();
+    let access_log = access_log
+        .map(|log| log.shaped(config.access_log_format.clone(), config.access_log_only.clone()));
+    otlp::check(&config).into_iter().for_each(&mut note);
+    merge::check(&config).for_each(|problem| note(problem.0));
     let certificates = Certificates::new(&config).map_err(|error| note(error.to_string())).ok();
     let listeners = listen::open(&config, &mut problems);
     let (Some(access_log), Some(certificates), true) = (access_log, certificates, problems.is_empty()) else {
@@ -138,7 +147,12 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         snapshot: sync.snapshot(),
         credentials: certificates.handle().credentials(),
         discovery: sync.discovery(),
-        telemetry: Telemetry::new(access_log),
+        telemetry: Telemetry::with(
+            metrics::Registry::with(config.metrics_series, config.metrics_idle),
+            access_log,
+        ),
+        merges: Arc::new(merge::Merges::new(&config.merge_metrics, config.mark)),
+        tracing: Tracing::new(&config),
         readiness: Readiness::new(),
         drain: Drain::new(),
         cap: Cap::from_descriptor_limit(descriptors),
@@ -146,6 +160,7 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         bulletin: Bulletin::default(),
         limits: SharedLimits::default(),
         caches: Caches::default(),
+        capture_check: CaptureCheck::default(),
         config,
     });
     Ok(Prepared { ctx, listeners, socket, certificates, sync, store })
@@ -222,7 +237,7 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
             ))]));
         }
     };
-    let admin = Arc::new(Admin { ctx: Arc::clone(&ctx), workers: workers.asks.clone(), log });
+    let admin = Arc::new(Admin { ctx: Arc::clone(&ctx), workers: workers.asks.clone(), log, scrapes: Scrapes::default() });
     let (socket, _file) = socket.unzip();
     if let Err(error) = serve_doors(&admin, listeners.status, listeners.admin, socket) {
         return failed(&Problems(vec![Problem(format!("--status-address, --admin-port: {error}"))]));
@@ -231,10 +246,17 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
     if let Some(store) = store {
         task::spawn_local(store.keep(ctx.snapshot.clone()));
     }
+    let exporters = otlp::start(&ctx, certificates.identity(), &workers.asks);
+    task::spawn_local(metrics::keep(Arc::clone(&ctx), workers.asks.clone()));
     let registry = || Arc::clone(&ctx.telemetry.metrics);
     guard(&ctx, Gate::Certificate, certificates.run(ctx.readiness.clone(), registry()));
     task::spawn_local(observe::stream::run(Arc::clone(&ctx), sync.active()));
     task::spawn_local(observe::stream::keep(Arc::clone(&ctx)));
+    task::spawn_local(report::collect::run(Arc::clone(&ctx), workers.asks.clone()));
+    for (plane, connections) in sync.connections().enumerate() {
+        let reports = Arc::clone(&ctx.telemetry.reports);
+        task::spawn_local(report::stream::run(reports, plane, connections));
+    }
     guard(&ctx, Gate::Configuration, sync.run(ctx.readiness.clone(), registry()));
 
     if workers.listening().await.is_ok() {
@@ -245,10 +267,15 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
             addresses = ?ctx.config.addresses,
             "listening"
         );
+        task::spawn_local(capture_check::run(Arc::clone(&ctx)));
     }
     let told = task::spawn_local(tell_when_ready(ctx.readiness.clone()));
     let ended = end(&ctx, signals, &mut workers).await;
     told.abort();
+    tokio::join!(
+        exporters.flush(Duration::from_secs(1)),
+        ctx.telemetry.reports.flush(Duration::from_secs(1)),
+    );
     ctx.telemetry.flush(Duration::from_secs(1));
     ended
 }
@@ -397,6 +424,8 @@ async fn end(ctx: &Ctx, mut signals: Signals, workers: &mut Workers) -> ExitCode
         }
     };
     info!(grace = ?ctx.config.drain_grace, "{why}: draining");
+    let draining = format!("{why}: draining, for {:?} at most", ctx.config.drain_grace);
+    ctx.telemetry.reports.event(ProxyEventKind::Draining, draining);
     tokio::select! {
         () = leave(ctx) => {}
         why = signals.next() => warn!("{why} again: ending at once"),

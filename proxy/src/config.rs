@@ -14,8 +14,11 @@ use std::{
 
 use outrigger_proto::spec::DestinationKey;
 
+use crate::{access_log, metrics::merge};
+
 mod args;
 pub mod cli;
+pub mod otel;
 pub mod read;
 pub mod settings;
 pub(crate) mod variables;
@@ -24,6 +27,7 @@ pub(crate) mod variables;
 mod tests;
 
 pub use args::RunArgs;
+pub use otel::Otel;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -48,6 +52,16 @@ pub struct Config {
     pub workers: NonZeroUsize,
     pub drain_grace: Duration,
     pub access_log: AccessLog,
+    /// `None`: JSON.
+    pub access_log_format: Option<access_log::Format>,
+    pub access_log_only: access_log::Only,
+    /// Lines of a scrape at most, but for merged ones.
+    pub metrics_series: usize,
+    /// How long a series stays that nobody counts in; `None`: for ever.
+    pub metrics_idle: Option<Duration>,
+    pub merge_metrics: Vec<merge::Source>,
+    /// What is sent to a telemetry backend.
+    pub otel: Otel,
     /// A filter of `tracing-subscriber`, such as `info` or `warn,outrigger_proxy::sync=debug`.
     pub log: String,
 }

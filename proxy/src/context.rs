@@ -8,8 +8,10 @@ use outrigger_certs::Credentials;
 use outrigger_core::snapshot::Snapshot;
 
 use crate::{
+    capture_check::CaptureCheck,
     config::Config,
     drain::Drain,
+    metrics::merge::Merges,
     observe::{Bulletin, Events},
     path::{accept::Cap, cache::Caches},
     readiness::Readiness,
@@ -17,6 +19,7 @@ use crate::{
     shared_limits::SharedLimits,
     sync::Discovery,
     telemetry::Telemetry,
+    trace::Tracing,
 };
 
 pub struct Ctx {
@@ -28,6 +31,10 @@ pub struct Ctx {
     /// Asks the control plane about destinations that the snapshot does not know.
     pub discovery: Discovery,
     pub telemetry: Telemetry,
+    /// The application's own metrics.
+    pub merges: Arc<Merges>,
+    /// Spans on their way to a backend.
+    pub tracing: Arc<Tracing>,
     pub readiness: Readiness,
     pub drain: Drain,
     /// Connections that may be open at once.
@@ -40,6 +47,8 @@ pub struct Ctx {
     pub limits: SharedLimits,
     /// Answers kept in memory.
     pub caches: Caches,
+    /// Whether the redirect rules hold.
+    pub capture_check: CaptureCheck,
 }
 
 /// A context as `app.rs` would make it, of a proxy that has heard of nobody yet.
@@ -56,15 +65,18 @@ pub(crate) mod testing {
     use super::Ctx;
     use crate::{
         access_log::AccessLog,
+        capture_check::CaptureCheck,
         config::cli::{Wanted, read},
         credentials::Certificates,
         drain::Drain,
+        metrics::merge::Merges,
         observe::{Bulletin, Events},
         path::{accept::Cap, cache::Caches},
         readiness::Readiness,
         shared_limits::SharedLimits,
         sync::Sync,
         telemetry::Telemetry,
+        trace::Tracing,
     };
 
     pub(crate) struct Made {
@@ -77,6 +89,11 @@ pub(crate) mod testing {
 
     /// `more` are further flags of `run`.
     pub(crate) fn context(more: &str) -> Made {
+        context_with(more, &[])
+    }
+
+    /// With variables, too.
+    pub(crate) fn context_with(more: &str, variables: &[(&str, &str)]) -> Made {
         let now = SystemTime::now();
         let trust_domain = TrustDomain::parse("mesh.local").unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -95,7 +112,11 @@ pub(crate) mod testing {
             "outrigger-proxy run --control-plane 127.0.0.1:1 --token {token} --address 10.0.0.5 {more}"
         );
         let arguments = line.split_ascii_whitespace().map(Into::into).collect();
-        let Ok(Wanted::Run(config)) = read(arguments, Default::default(), 1) else { panic!("{line}") };
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let config = match read(arguments, variables, 1) {
+            Ok(Wanted::Run(config)) => config,
+            other => panic!("{line}: {other:?}"),
+        };
         let certificates = Certificates::new(&config).unwrap();
         let sync = Sync::new(&config, &identity, certificates.handle(), Snapshot::default());
         let ctx = Arc::new(Ctx {
@@ -103,6 +124,8 @@ pub(crate) mod testing {
             credentials: certificates.handle().credentials(),
             discovery: sync.discovery(),
             telemetry: Telemetry::new(AccessLog::off()),
+            merges: Arc::new(Merges::new(&config.merge_metrics, config.mark)),
+            tracing: Tracing::new(&config),
             readiness: Readiness::new(),
             drain: Drain::new(),
             cap: Cap::from_descriptor_limit(1024),
@@ -110,6 +133,7 @@ pub(crate) mod testing {
             bulletin: Bulletin::default(),
             limits: SharedLimits::default(),
             caches: Caches::default(),
+            capture_check: CaptureCheck::default(),
             config: *config,
         });
         Made { ctx, authority, identity, token }

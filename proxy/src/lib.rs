@@ -8,12 +8,13 @@
 //!   [`shared_limits`] (bulkheads and rate limits).
 //! - Of others: [`health`] (active checks), [`observe`] (what proxies tell each other).
 //! - From outside: [`sync`] (configuration), [`credentials`] (certificates), [`store`] and [`identity_dir`] (disk).
-//! - To outside: [`telemetry`] into [`metrics`] and [`access_log`]; [`admin`].
-//! - [`init`]: the redirect rules, a program of its own that shares only the binary.
+//! - To outside: [`telemetry`] into [`metrics`], [`access_log`] and [`report`]; [`trace`], sent by [`otlp`]; [`admin`].
+//! - [`init`]: the redirect rules, a program of its own that shares only the binary; [`capture_check`]: whether they hold.
 
 pub mod access_log;
 pub mod admin;
 pub mod app;
+pub mod capture_check;
 pub mod cluster;
 pub mod config;
 pub mod context;
@@ -28,9 +29,11 @@ pub mod inbound;
 pub mod init;
 pub mod metrics;
 pub mod observe;
+pub mod otlp;
 pub mod outbound;
 pub mod path;
 pub mod readiness;
+pub mod report;
 #[cfg(test)]
 mod rig;
 pub mod shared;
@@ -39,4 +42,5 @@ pub mod store;
 pub mod sync;
 pub mod tcp;
 pub mod telemetry;
+pub mod trace;
 pub mod worker;

@@ -169,7 +169,12 @@ impl Lament {
         if self.said.is_none_or(|said| now.saturating_duration_since(said) >= REPEAT) {
             self.said = Some(now);
             let (signal, endpoint) = (self.signal.name(), &self.endpoint);
-            warn!(signal, endpoint, "the telemetry backend does not take what is sent: {}", why.escape_debug());
+            warn!(
+                signal,
+                endpoint,
+                "the telemetry backend does not take what is sent: {}",
+                why.escape_debug()
+            );
         }
     }
 

@@ -50,6 +50,7 @@ pub(crate) struct Rig {
     pub(crate) protocol: Protocol,
     pub(crate) routes: Vec<Arc<Route>>,
     version: u64,
+    variables: Vec<(&'static str, String)>,
 }
 
 /// A proxy with an application behind it.
@@ -81,10 +82,24 @@ pub(crate) fn issue(authority: &Authority, ctx: &Ctx, identity: &SpiffeId) {
     ctx.credentials.set_trust(authority.trust_bundle()).unwrap();
 }
 
+fn context(flags: &str, variables: &[(&'static str, String)]) -> testing::Made {
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
+    testing::context_with(flags, &variables)
+}
+
 impl Rig {
     /// A caller and `servers` workloads `orders` behind one service.
     pub(crate) async fn new(protocol: Protocol, servers: usize) -> Self {
-        let made = testing::context("--no-capture --forward 127.0.0.1:1=orders.shop:80");
+        Self::with(protocol, servers, Vec::new()).await
+    }
+
+    /// The same with these variables in the environments of all proxies.
+    pub(crate) async fn with(
+        protocol: Protocol,
+        servers: usize,
+        variables: Vec<(&'static str, String)>,
+    ) -> Self {
+        let made = context("--no-capture --forward 127.0.0.1:1=orders.shop:80", &variables);
         issue(&made.authority, &made.ctx, &identity("web"));
         let mut rig = Self {
             authority: made.authority,
@@ -94,6 +109,7 @@ impl Rig {
             protocol,
             routes: Vec::new(),
             version: 0,
+            variables,
         };
         for _ in 0..servers {
             rig.add_server("orders").await;
@@ -103,7 +119,7 @@ impl Rig {
     }
 
     pub(crate) async fn add_server(&mut self, name: &str) {
-        let made = testing::context("--no-capture --serve 127.0.0.1:1=127.0.0.1:2");
+        let made = context("--no-capture --serve 127.0.0.1:1=127.0.0.1:2", &self.variables);
         issue(&self.authority, &made.ctx, &identity(name));
         let worker = Worker::new(made.ctx, 0);
         let app = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -16,12 +16,14 @@
 use std::{
     cell::RefCell,
     num::NonZeroU32,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName};
 use opentelemetry::InstrumentationScope;
 use opentelemetry_sdk::trace::SpanData;
+use outrigger_certs::Credential;
 use outrigger_core::trace::{
     self, Context, Decision, Extracted, Mint, Origin, Propagators, Sampler, SpanId, TraceId,
 };
@@ -62,7 +64,10 @@ pub struct On {
 }
 
 /// Of a worker.
-pub struct Tracer(Option<Hand>);
+pub struct Tracer {
+    tracing: Arc<Tracing>,
+    hand: Option<Hand>,
+}
 
 struct Hand {
     sampler: RefCell<Sampler>,
@@ -98,75 +103,26 @@ pub struct Extra<'a> {
 pub fn begin(exchange: &Exchange, fields: &mut HeaderMap) {
     let caller = &*exchange.caller;
     let worker = &*caller.worker;
-    let (Some(on), Some(hand)) = (&worker.ctx.tracing.on, &worker.tracer.0) else {
-        if fields.contains_key(TRACEPARENT) {
-            let context = Extracted::of(fields, Propagators::default()).context;
-            exchange.place.set(context.map(|context| Place { context, own: None }));
-        }
-        return;
-    };
-    let extracted = Extracted::of(fields, on.settings.propagators);
     let inside = caller.direction == Direction::Outbound || caller.identity.is_some();
-    let origin = extracted.origin(inside || on.settings.trust_outside);
-    // What it is called in answers and in the log, its span is called too.
-    let place = Place::new(worker, hand, &origin, SpanId::from_random(exchange.id), exchange.started);
-    hand.mint.borrow_mut().inject(&place.context, &extracted, fields);
-    exchange.place.set(Some(place));
+    let random = || worker.next_id();
+    exchange.place.set(worker.tracer.enter(fields, inside, exchange.id, random, exchange.started));
 }
 
 /// A request is over. Makes its span if it is to have one, and says in the record which trace it belongs to.
 pub fn request(worker: &Worker, place: &Place, record: &mut RequestRecord<'_>, extra: &Extra<'_>) {
-    let recorded = place.own.as_ref().is_some_and(|own| {
-        let failed = || span::has_failed(record);
-        is_recorded(worker, own.decision, failed, record.duration)
-            && send(worker, |on| span::request(worker, on, place, record, extra))
-    });
-    record.trace = Some(place.traced(recorded));
+    worker.tracer.request(|| worker.ctx.credentials.current(), place, record, extra, now());
 }
 
 /// The same for a connection that carried no requests; nobody has told it a trace, so each begins one.
 pub fn connection(worker: &Worker, record: &mut ConnectionRecord<'_>) {
-    let (Some(on), Some(hand)) = (&worker.ctx.tracing.on, &worker.tracer.0) else { return };
-    if !on.settings.tcp || !matches!(record.protocol, Protocol::Tcp | Protocol::Tls) {
-        return;
-    }
-    let place = Place::new(worker, hand, &Origin::default(), SpanId::from_random(record.id), now());
-    let decision = place.own.map_or(Decision::Drop, |own| own.decision);
-    let recorded = is_recorded(worker, decision, || record.reason.is_some(), record.duration)
-        && send(worker, |on| span::connection(worker, on, &place, record));
-    record.trace = Some(place.traced(recorded));
-}
-
-fn is_recorded(
-    worker: &Worker,
-    decision: Decision,
-    failed: impl FnOnce() -> bool,
-    duration: Duration,
-) -> bool {
-    match (decision, &worker.tracer.0) {
-        (Decision::Record, _) => true,
-        (Decision::Drop, _) | (Decision::Candidate, None) => false,
-        (Decision::Candidate, Some(hand)) => {
-            hand.ask(worker, |sampler| sampler.keeps(failed(), duration, now()))
-        }
-    }
-}
-
-/// Whether there was room for it.
-fn send(worker: &Worker, make: impl FnOnce(&On) -> SpanData) -> bool {
-    let tracing = &worker.ctx.tracing;
-    let Some(on) = &tracing.on else { return false };
-    let sent = on.spans.push(make(on));
-    if !sent {
-        tracing.counters.lost(Lost::Queue, 1);
-    }
-    sent
+    let own = || worker.ctx.credentials.current();
+    worker.tracer.connection(own, || worker.next_id(), record, now());
 }
 
 // === impl Tracing ===
 
 impl Tracing {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Arc<Self> {
         let on = config.otel.traces.clone().map(|settings| On {
             spans: Queue::new(settings.queue, settings.batch),
             settings,
@@ -178,7 +134,7 @@ impl Tracing {
                 .and_then(NonZeroU32::new)
                 .unwrap_or(NonZeroU32::MIN),
         });
-        Self { counters: Counters::default(), on }
+        Arc::new(Self { counters: Counters::default(), on })
     }
 
     /// `None`: no spans are made.
@@ -194,7 +150,7 @@ impl Tracing {
 // === impl Tracer ===
 
 impl Tracer {
-    pub fn new(tracing: &Tracing) -> Self {
+    pub fn new(tracing: &Arc<Tracing>, now: Instant) -> Self {
         let hand = tracing.on.as_ref().map(|on| {
             let config = trace::Config {
                 policy: on.settings.policy,
@@ -202,21 +158,122 @@ impl Tracer {
                 max_per_second: on.settings.max_per_second,
                 workers: on.workers,
             };
-            Hand { sampler: RefCell::new(Sampler::new(config, now())), mint: RefCell::new(Mint::new()) }
+            Hand { sampler: RefCell::new(Sampler::new(config, now)), mint: RefCell::new(Mint::new()) }
         });
-        Self(hand)
+        Self { tracing: Arc::clone(tracing), hand }
     }
-}
 
-impl Hand {
+    /// `inside`: the fields are those of a member of the mesh, or of the own application. `id`: what the request is called in
+    /// answers and in the log, its span is called too.
+    pub fn enter(
+        &self,
+        fields: &mut HeaderMap,
+        inside: bool,
+        id: u64,
+        random: impl FnMut() -> u64,
+        now: Instant,
+    ) -> Option<Place> {
+        let (Some(on), Some(hand)) = (&self.tracing.on, &self.hand) else {
+            if !fields.contains_key(TRACEPARENT) {
+                return None;
+            }
+            let context = Extracted::of(fields, Propagators::default()).context?;
+            return Some(Place { context, own: None });
+        };
+        let extracted = Extracted::of(fields, on.settings.propagators);
+        let origin = extracted.origin(inside || on.settings.trust_outside);
+        let place = self.place(hand, &origin, id, random, now);
+        hand.mint.borrow_mut().inject(&place.context, &extracted, fields);
+        Some(place)
+    }
+
+    /// `own`: who this proxy is, asked only for what is recorded.
+    pub fn request(
+        &self,
+        own: impl FnOnce() -> Option<Arc<Credential>>,
+        place: &Place,
+        record: &mut RequestRecord<'_>,
+        extra: &Extra<'_>,
+        now: Instant,
+    ) {
+        let recorded = place.own.as_ref().is_some_and(|of| {
+            let failed = || span::has_failed(record);
+            self.records(of.decision, failed, record.duration, now)
+                && self.send(|on| span::request(on, own(), place, record, extra))
+        });
+        record.trace = Some(place.traced(recorded));
+    }
+
+    pub fn connection(
+        &self,
+        own: impl FnOnce() -> Option<Arc<Credential>>,
+        random: impl FnMut() -> u64,
+        record: &mut ConnectionRecord<'_>,
+        now: Instant,
+    ) {
+        let (Some(on), Some(hand)) = (&self.tracing.on, &self.hand) else { return };
+        if !on.settings.tcp || !matches!(record.protocol, Protocol::Tcp | Protocol::Tls) {
+            return;
+        }
+        let place = self.place(hand, &Origin::default(), record.id, random, now);
+        let decision = place.own.map_or(Decision::Drop, |own| own.decision);
+        let recorded = self.records(decision, || record.reason.is_some(), record.duration, now)
+            && self.send(|on| span::connection(on, own(), &place, record));
+        record.trace = Some(place.traced(recorded));
+    }
+
+    fn place(
+        &self,
+        hand: &Hand,
+        origin: &Origin,
+        id: u64,
+        mut random: impl FnMut() -> u64,
+        now: Instant,
+    ) -> Place {
+        let begins = || TraceId::from_random(random(), random());
+        let trace = origin.parent.map_or_else(begins, |parent| parent.trace);
+        let decision = self.ask(hand, |sampler| sampler.decide(origin, trace, now));
+        let parent = origin.parent.map(|parent| parent.span);
+        Place {
+            context: origin.child(trace, SpanId::from_random(id), decision),
+            own: Some(Own { decision, parent, link: origin.link }),
+        }
+    }
+
+    fn records(
+        &self,
+        decision: Decision,
+        failed: impl FnOnce() -> bool,
+        duration: Duration,
+        now: Instant,
+    ) -> bool {
+        match (decision, &self.hand) {
+            (Decision::Record, _) => true,
+            (Decision::Drop, _) | (Decision::Candidate, None) => false,
+            (Decision::Candidate, Some(hand)) => {
+                self.ask(hand, |sampler| sampler.keeps(failed(), duration, now))
+            }
+        }
+    }
+
+    /// Whether there was room for it.
+    fn send(&self, make: impl FnOnce(&On) -> SpanData) -> bool {
+        let Some(on) = &self.tracing.on else { return false };
+        let sent = on.spans.push(make(on));
+        if !sent {
+            self.tracing.counters.lost(Lost::Queue, 1);
+        }
+        sent
+    }
+
     /// What the cap has taken is counted.
-    fn ask<R>(&self, worker: &Worker, question: impl FnOnce(&mut Sampler) -> R) -> R {
-        let mut sampler = self.sampler.borrow_mut();
+    fn ask<R>(&self, hand: &Hand, question: impl FnOnce(&mut Sampler) -> R) -> R {
+        let mut sampler = hand.sampler.borrow_mut();
         let before = sampler.capped();
         let answer = question(&mut sampler);
         let capped = sampler.capped() - before;
         if capped > 0 {
-            worker.ctx.tracing.counters.lost(Lost::Rate, capped);
+            self.tracing.counters.lost(Lost::Rate, capped);
         }
         answer
     }
@@ -225,17 +282,6 @@ impl Hand {
 // === impl Place ===
 
 impl Place {
-    fn new(worker: &Worker, hand: &Hand, origin: &Origin, span: SpanId, now: Instant) -> Self {
-        let begins = || TraceId::from_random(worker.next_id(), worker.next_id());
-        let trace = origin.parent.map_or_else(begins, |parent| parent.trace);
-        let decision = hand.ask(worker, |sampler| sampler.decide(origin, trace, now));
-        let parent = origin.parent.map(|parent| parent.span);
-        Self {
-            context: origin.child(trace, span, decision),
-            own: Some(Own { decision, parent, link: origin.link }),
-        }
-    }
-
     /// It has a span, or may still have one.
     pub fn is_recorded(&self) -> bool {
         self.own.is_some_and(|own| own.decision != Decision::Drop)

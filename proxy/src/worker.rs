@@ -26,10 +26,13 @@ use crate::{
     context::Ctx,
     drain::{self, Phase},
     health,
+    metrics,
     observe::bulletin,
     path::accept::{self, Duty},
+    report,
     shared::{Held, Reader},
     telemetry,
+    trace::Tracer,
 };
 
 pub struct Worker {
@@ -37,6 +40,7 @@ pub struct Worker {
     /// From 0; for names and logs only.
     pub id: usize,
     pub telemetry: telemetry::Shard,
+    pub tracer: Tracer,
     /// Tells connections when to go.
     pub drain: drain::Local,
     /// Upstreams and the connections to them.
@@ -49,6 +53,12 @@ pub struct Worker {
 pub enum Ask {
     /// For `/clusters`.
     Clusters(oneshot::Sender<serde_json::Value>),
+    /// What there was since the last report.
+    Report(mpsc::Sender<report::Given>),
+    /// What is called, for metrics.
+    Upstreams(oneshot::Sender<Vec<metrics::Upstream>>),
+    /// Series have been idle: the worker is to forget them.
+    LetGo,
 }
 
 /// The monotonic time, as the core wants it: from tokio's clock, so that tests can pause it.
@@ -99,6 +109,7 @@ impl Worker {
         Rc::new(Self {
             id,
             telemetry: ctx.telemetry.shard(),
+            tracer: Tracer::new(&ctx.tracing, now()),
             drain: drain::Local::new(),
             clusters: Clusters::new(&ctx.credentials, ctx.config.workers),
             snapshot: RefCell::new(ctx.snapshot.reader()),
@@ -126,6 +137,9 @@ impl Worker {
         match ask {
             // Who asked may have given up.
             Ask::Clusters(answer) => _ = answer.send(crate::admin::dump::endpoints(self)),
+            Ask::Report(answer) => self.telemetry.report(self.id, &answer),
+            Ask::Upstreams(answer) => _ = answer.send(self.clusters.upstreams()),
+            Ask::LetGo => self.telemetry.let_go(),
         }
     }
 }

@@ -194,6 +194,11 @@ impl Live {
         members.pick(worker, wanted, tried, kind, now)
     }
 
+    /// Endpoints that get nothing for now.
+    pub fn ejected(&self) -> u32 {
+        self.members.borrow().breakers.out() as u32
+    }
+
     /// Whether nobody takes a request: then failures are not made worse by repeating them.
     pub fn is_open(&self, now: Instant) -> bool {
         let members = self.members.borrow();

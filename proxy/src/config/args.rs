@@ -87,15 +87,60 @@ pub struct RunArgs {
     #[arg(long, value_name = "PORT", help_heading = "Running")]
     pub admin_port: Option<String>,
 
-    /// One JSON line per request: off, stdout or a file to append to [default: stdout]
+    /// One line per request and connection: off, stdout or a file to append to [default: stdout]
     #[arg(long, value_name = "off|stdout|PATH", help_heading = "Running")]
     pub access_log: Option<String>,
+
+    /// What such a line looks like: json, or text with fields, such as '%{time} %{method} %{path} %{status} %{reason|-}'
+    /// [default: json]
+    #[arg(long, value_name = "json|FORMAT", help_heading = "Running")]
+    pub access_log_format: Option<String>,
+
+    /// Write only lines of what failed (errors), took longer (slower=100ms) or is in a sample (sample=0.01); of several,
+    /// one suffices [default: all lines]
+    #[arg(long, value_name = "errors,slower=TIME,sample=SHARE", help_heading = "Running")]
+    pub access_log_only: Option<String>,
+
+    /// At most so many series (values of a scrape); beyond them, services and routes share one called "other"
+    /// [default: 2000]
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    pub metrics_series: Option<String>,
+
+    /// A series in which nothing was counted for so long leaves; 0s: it stays [default: 10m]
+    #[arg(long, value_name = "TIME", help_heading = "Running")]
+    pub metrics_idle: Option<String>,
+
+    /// Metrics of the application that are shown together with the proxy's own; an address of this workload, repeatable
+    /// up to 4 times
+    #[arg(long, value_name = "http://127.0.0.1:PORT/PATH", help_heading = "Running")]
+    pub merge_metrics: Vec<String>,
+
+    /// Record also what the sampler passes over, if it failed (errors) or took longer (slower=500ms); decided when it is
+    /// over [default: nothing more]
+    #[arg(long, value_name = "errors,slower=TIME", help_heading = TRACING)]
+    pub trace_keep: Option<String>,
+
+    /// At most so many traces are begun in a second, and as many kept for their end [default: 100]
+    #[arg(long, value_name = "N", help_heading = TRACING)]
+    pub trace_max_per_second: Option<String>,
+
+    /// A span for each connection that carries no requests, too
+    #[arg(long, help_heading = TRACING)]
+    pub trace_tcp: bool,
+
+    /// Let callers outside the mesh name the parent of a span and decide about recording [default: their trace is linked
+    /// to, a new one begins]
+    #[arg(long, help_heading = TRACING)]
+    pub trace_trust_outside: bool,
 
     /// What to log on standard error: error, warn, info, debug, trace, or a list such as warn,outrigger_proxy::sync=debug
     /// [default: info]
     #[arg(long, value_name = "FILTER", help_heading = "Running")]
     pub log: Option<String>,
 }
+
+/// Traces are switched on by a standard variable, `OTEL_EXPORTER_OTLP_ENDPOINT`; see `config/otel.rs`.
+const TRACING: &str = "Traces (on with OTEL_EXPORTER_OTLP_ENDPOINT)";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -11,7 +11,7 @@ use clap::{
 };
 
 use super::{
-    Config, RunArgs,
+    Config, RunArgs, otel,
     settings::{PREFIX, Problem, Problems, Variables, variable_of},
     variables::without_service_links,
 };
@@ -47,7 +47,7 @@ pub enum Instead {
     Wrong(String),
 }
 
-/// Reads a command line. `variables` are those of the process that begin with `OUTRIGGER_`.
+/// Reads a command line. `variables` are those of the process that begin with `OUTRIGGER_` or `OTEL_`.
 pub fn read(arguments: Vec<OsString>, variables: Variables, cpus: usize) -> Result<Wanted, Instead> {
     let variables = without_service_links(variables);
     let (cli, mut problems) = parse(arguments)?;
@@ -191,6 +191,6 @@ fn known_variables() -> Vec<String> {
 pub fn variables_of_process() -> Variables {
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .filter(|(name, _)| name.starts_with(PREFIX))
+        .filter(|(name, _)| name.starts_with(PREFIX) || name.starts_with(otel::PREFIX))
         .collect()
 }

@@ -170,7 +170,8 @@ pub(super) fn read(settings: &mut Settings<'_>, variables: &Variables, flags: Fl
     // A batch can be as large as the queue; only who asks for more is told.
     let most = queue.unwrap_or(DEFAULT_QUEUE);
     if batch.is_some_and(|batch| batch > most) {
-        reader.problem(format!("OTEL_BSP_MAX_EXPORT_BATCH_SIZE: want at most OTEL_BSP_MAX_QUEUE_SIZE, {most}"));
+        reader
+            .problem(format!("OTEL_BSP_MAX_EXPORT_BATCH_SIZE: want at most OTEL_BSP_MAX_QUEUE_SIZE, {most}"));
     }
     let traces = reader.export(Signal::Traces).map(|export| Traces {
         export,
@@ -212,12 +213,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn value<T>(
-        &mut self,
-        names: &[&str],
-        legal: &str,
-        read: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
+    fn value<T>(&mut self, names: &[&str], legal: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let (name, text) = self.first(names)?;
         let value = read(&text);
         if value.is_none() {

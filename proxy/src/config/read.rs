@@ -13,8 +13,12 @@ use outrigger_proto::spec::{Authority, DestinationKey};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    AccessLog, Capture, Config, Forward, HostPort, RunArgs, Serve, Token,
+    AccessLog, Capture, Config, Forward, HostPort, RunArgs, Serve, Token, otel,
     settings::{self, Problems, Settings, Variables},
+};
+use crate::{
+    access_log,
+    metrics::{self, merge},
 };
 
 pub const DEFAULT_OUTBOUND_PORT: NonZeroU16 = NonZeroU16::new(15001).unwrap();
@@ -25,6 +29,9 @@ pub const DEFAULT_MARK: NonZeroU32 = NonZeroU32::new(0x6f72).unwrap();
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const LONGEST_GRACE: Duration = Duration::from_secs(3600);
 const MOST_WORKERS: usize = 256;
+/// What a scrape of a hundred proxies a second would be too much of.
+const MOST_SERIES: usize = 100_000;
+const LONGEST_METRICS_IDLE: Duration = Duration::from_secs(24 * 3600);
 /// More threads than this help few workloads and cost memory in all.
 const DEFAULT_MOST_WORKERS: usize = 4;
 
@@ -40,7 +47,7 @@ impl Config {
     ) -> Result<Self, Problems> {
         let mut settings = Settings::new(variables);
         super::variables::check(&mut settings, variables, known);
-        let config = read(&mut settings, args, cpus);
+        let config = read(&mut settings, args, variables, cpus);
         settings.finish()?;
         Ok(config)
     }
@@ -51,7 +58,8 @@ fn default_workers(cpus: usize) -> NonZeroUsize {
 }
 
 /// What is returned is only good if no problem was noted.
-fn read(settings: &mut Settings<'_>, args: RunArgs, cpus: usize) -> Config {
+fn read(settings: &mut Settings<'_>, mut args: RunArgs, variables: &Variables, cpus: usize) -> Config {
+    let flags = otel::Flags::take(&mut args);
     let control_planes = settings.list("control-plane", args.control_plane, "HOST:PORT", host_port);
     if control_planes.is_empty() && !settings.has_problem_with("control-plane") {
         settings.problem("--control-plane is missing: want HOST:PORT of at least one control plane");
@@ -102,6 +110,21 @@ fn read(settings: &mut Settings<'_>, args: RunArgs, cpus: usize) -> Config {
         access_log: settings
             .value("access-log", args.access_log, "off, stdout or the path of a file", access_log)
             .unwrap_or(AccessLog::Stdout),
+        access_log_format: settings
+            .explained("access-log-format", args.access_log_format, access_log_format)
+            .flatten(),
+        access_log_only: settings
+            .explained("access-log-only", args.access_log_only, access_log::Only::parse)
+            .unwrap_or_default(),
+        metrics_series: metrics_series(settings, args.metrics_series),
+        metrics_idle: metrics_idle(settings, args.metrics_idle),
+        merge_metrics: settings.list(
+            "merge-metrics",
+            args.merge_metrics,
+            "http://IP:PORT/PATH without a name or a password, such as http://127.0.0.1:8080/metrics",
+            merge::Source::parse,
+        ),
+        otel: otel::read(settings, variables, flags),
         log: settings
             .value(
                 "log",
@@ -130,6 +153,25 @@ fn token(settings: &mut Settings<'_>, text: Option<String>, file: Option<String>
         ),
     }
     Token::Text("".into())
+}
+
+fn metrics_series(settings: &mut Settings<'_>, given: Option<String>) -> usize {
+    let legal = format!("a number from {} to {MOST_SERIES}", metrics::LEAST_SERIES);
+    let series = settings.value("metrics-series", given, &legal, |text| {
+        let series = settings::number(text).map(|series| series as usize);
+        series.filter(|series| (metrics::LEAST_SERIES..=MOST_SERIES).contains(series))
+    });
+    series.unwrap_or(metrics::SERIES_BUDGET)
+}
+
+fn metrics_idle(settings: &mut Settings<'_>, given: Option<String>) -> Option<Duration> {
+    let legal = "0s, or a time from 1s to 24h with its unit, such as 10m";
+    let idle = settings.value("metrics-idle", given, legal, |text| {
+        settings::duration(text).filter(|idle| {
+            idle.is_zero() || (Duration::from_secs(1)..=LONGEST_METRICS_IDLE).contains(idle)
+        })
+    });
+    Some(idle.unwrap_or(metrics::IDLE)).filter(|idle| !idle.is_zero())
 }
 
 fn capture(
@@ -233,6 +275,10 @@ fn access_log(text: &str) -> Option<AccessLog> {
         "stdout" => Some(AccessLog::Stdout),
         file => Some(AccessLog::File(file.into())),
     }
+}
+
+fn access_log_format(text: &str) -> Result<Option<access_log::Format>, String> {
+    if text == "json" { Ok(None) } else { access_log::Format::parse(text).map(Some) }
 }
 
 /// A bare word that is no level would be taken for a target by the parser and silence everything else.

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// Variables of the process whose names begin with [`PREFIX`].
+/// Variables of the process whose names begin with [`PREFIX`], and OpenTelemetry's.
 pub type Variables = BTreeMap<String, String>;
 
 pub const PREFIX: &str = "OUTRIGGER_";
@@ -53,6 +53,23 @@ impl<'a> Settings<'a> {
             self.problem(format!("{} {:?}: want {legal}", given.from, given.text));
         }
         value
+    }
+
+    /// Like [`Settings::value`], for what can be wrong in many ways: `read` says what is.
+    pub fn explained<T>(
+        &mut self,
+        flag: &str,
+        given: Option<String>,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let given = self.given(flag, given)?;
+        match read(given.text.trim()) {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.problem(format!("{} {:?}: {what}", given.from, given.text));
+                None
+            }
+        }
     }
 
     /// Like [`Settings::value`], for texts that must not be repeated on a screen or in a log.

@@ -5,7 +5,10 @@ use super::{
     settings::Variables,
     *,
 };
-use crate::init::options::{Action, InitOptions};
+use crate::{
+    access_log,
+    init::options::{Action, InitOptions},
+};
 
 const LEAST: &str = "run --control-plane cp:15012 --token-file /token";
 
@@ -68,6 +71,35 @@ fn every_value_is_read() {
     assert_eq!((config.mark.unwrap().get(), config.workers.get()), (16, 3));
     assert_eq!((&*config.zone, config.drain_grace), ("eu/a", Duration::from_millis(500)));
     assert_eq!(config.access_log, AccessLog::File("/log".into()));
+    assert_eq!((config.access_log_format, config.access_log_only), (None, access_log::Only::default()));
+}
+
+#[test]
+fn metrics_have_limits_of_their_own() {
+    let config = run(LEAST, &[]);
+    assert_eq!((config.metrics_series, config.metrics_idle), (2_000, Some(Duration::from_secs(600))));
+    assert!(config.merge_metrics.is_empty());
+    let config = run(
+        &format!("{LEAST} --metrics-series 500 --metrics-idle 0s"),
+        &[("OUTRIGGER_MERGE_METRICS", "http://127.0.0.1:8080/metrics, http://[::1]:9/m")],
+    );
+    assert_eq!((config.metrics_series, config.metrics_idle), (500, None));
+    let sources: Vec<String> = config.merge_metrics.iter().map(merge::Source::name).collect();
+    assert_eq!(sources, ["127.0.0.1:8080/metrics", "[::1]:9/m"]);
+    assert_eq!(merge::check(&config).count(), 0);
+    for (more, problem) in [
+        ("http://10.0.0.6:80/", "want an address of this workload"),
+        ("http://127.0.0.1:15020/metrics", "that is this proxy's own page"),
+        ("http://10.0.0.5:15000/stats", "that is this proxy's own page"),
+        (
+            "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3,http://127.0.0.1:4,http://127.0.0.1:5",
+            "5 are given: want at most 4",
+        ),
+    ] {
+        let config = run(&format!("{LEAST} --address 10.0.0.5 --merge-metrics {more}"), &[]);
+        let problems: Vec<String> = merge::check(&config).map(|problem| problem.0).collect();
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{more}: {problems:?}");
+    }
 }
 
 #[test]
@@ -130,6 +162,12 @@ fn single_mistakes() {
         ),
         ("--forward 127.0.0.1:0=a:80", "--forward"),
         ("--forward 127.0.0.1:1=a", "--forward"),
+        ("--metrics-series 499", "--metrics-series \"499\": want a number from 500 to 100000"),
+        ("--metrics-series 1e4", "--metrics-series \"1e4\": want"),
+        ("--metrics-idle 10", "--metrics-idle \"10\": want 0s, or a time"),
+        ("--metrics-idle 999ms", "--metrics-idle"),
+        ("--metrics-idle 25h", "--metrics-idle"),
+        ("--merge-metrics https://127.0.0.1:80/", "--merge-metrics \"https://127.0.0.1:80/\": want http://IP:PORT/PATH"),
         ("--address 0.0.0.0", "--address \"0.0.0.0\": want"),
         ("--zone a!", "--zone \"a!\": want"),
         ("--log loud", "--log \"loud\": want"),
@@ -137,6 +175,25 @@ fn single_mistakes() {
         ("--drain-grace 2h", "--drain-grace \"2h\": want"),
         ("--admin-port +80", "--admin-port \"+80\": want a port"),
         ("--admin-port 65536", "--admin-port"),
+    ] {
+        let report = parse(&format!("{LEAST} {more}"), &[]).unwrap_err();
+        assert!(report.contains(problem) && report.contains("1 setting is wrong"), "{more}:\n{report}");
+    }
+}
+
+#[test]
+fn the_form_of_the_access_log() {
+    let format = "%{time} \"%{method} %{path}\" %{status} %{reason|none}";
+    let variables =
+        [("OUTRIGGER_ACCESS_LOG_FORMAT", format), ("OUTRIGGER_ACCESS_LOG_ONLY", "errors, slower=100ms,sample=0.01")];
+    let config = run(LEAST, &variables);
+    assert_eq!(config.access_log_format.unwrap().to_string(), format);
+    assert_eq!(config.access_log_only.to_string(), "errors,slower=100ms,sample=0.01");
+    assert_eq!(run(&format!("{LEAST} --access-log-format json"), &variables).access_log_format, None);
+    for (more, problem) in [
+        ("--access-log-format %{stauts}", "--access-log-format \"%{stauts}\": there is no field \"stauts\"; did you mean status?"),
+        ("--access-log-format text", "--access-log-format \"text\": it names no field: want json, or text"),
+        ("--access-log-only error", "--access-log-only \"error\": \"error\": want errors, slower=TIME"),
     ] {
         let report = parse(&format!("{LEAST} {more}"), &[]).unwrap_err();
         assert!(report.contains(problem) && report.contains("1 setting is wrong"), "{more}:\n{report}");

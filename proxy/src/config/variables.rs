@@ -3,13 +3,13 @@
 //! Exempt are those that Kubernetes sets by itself for a Service whose name begins with "outrigger"
 //! (`OUTRIGGER_CONTROL_PLANE_SERVICE_HOST`, `OUTRIGGER_CONTROL_PLANE_PORT=tcp://…`).
 
-use super::settings::{Settings, Variables};
+use super::settings::{PREFIX, Settings, Variables};
 
 /// Reports every variable that is neither known nor set by Kubernetes. `known` are the names of all subcommands, since
 /// they may run in the same environment.
 pub(crate) fn check(settings: &mut Settings<'_>, variables: &Variables, known: &[String]) {
     for (name, value) in variables {
-        if known.contains(name) || is_service_link(name, value) {
+        if !name.starts_with(PREFIX) || known.contains(name) || is_service_link(name, value) {
             continue;
         }
         settings.problem(match nearest(name, known) {
@@ -49,7 +49,7 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 }
 
 /// Levenshtein's distance, by rows.
-fn edits(a: &str, b: &str) -> usize {
+pub(crate) fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

@@ -25,7 +25,8 @@ use crate::{
     path::{accept::Open, outlier::Trial, pool::Lease},
     shared_limits::Permit,
     tcp::Passage,
-    telemetry::{Direction, Handled, Protocol, RequestRecord, Traced},
+    telemetry::{Direction, Handled, Protocol, RequestRecord},
+    trace,
     worker::{Worker, now},
 };
 
@@ -36,6 +37,8 @@ pub struct Caller {
     pub address: SocketAddr,
     /// Inbound: who proved to be calling.
     pub identity: Option<SpiffeId>,
+    /// How its connection is secured; `None`: not at all.
+    pub security: Option<Arc<str>>,
     pub http2: bool,
     /// What is called, as access logs name it.
     pub service: Rc<str>,
@@ -57,7 +60,8 @@ pub struct Exchange {
     pub endpoint: Cell<Option<SocketAddr>>,
     pub attempts: Cell<u32>,
     pub tries: Tries,
-    pub trace: Cell<Option<Traced>>,
+    /// In a trace.
+    pub place: Cell<Option<trace::Place>>,
     pub notes: Notes,
     status: Cell<u16>,
     grpc_status: Cell<Option<u16>>,
@@ -80,6 +84,8 @@ pub struct Routed {
     pub route: Option<Arc<Route>>,
     /// Outbound: who answers.
     pub peer: Option<SpiffeId>,
+    /// Outbound: how the connection to whoever answers is secured.
+    pub security: Option<Arc<str>>,
 }
 
 /// What resilience did about it, for the log; see [`Handled`].
@@ -91,6 +97,10 @@ pub struct Notes {
     pub fallback: Cell<Option<&'static str>>,
     pub cache: Cell<Option<&'static str>>,
     pub limit: RefCell<Option<Arc<str>>>,
+    /// Which policy let the caller in, of a request that may have a span.
+    pub policy: RefCell<Option<Arc<str>>>,
+    /// Endpoints that were out when one was picked, of such a request.
+    pub ejected: Cell<u32>,
 }
 
 /// What an answer keeps until it ends.
@@ -111,6 +121,7 @@ impl Caller {
         let mut passage = Passage::new(&self.worker, self.direction, self.address, service, now());
         passage.protocol = if self.http2 { Protocol::Http2 } else { Protocol::Http1 };
         passage.peer.clone_from(&self.identity);
+        passage.security.clone_from(&self.security);
         passage.id = id;
         passage
     }
@@ -137,7 +148,7 @@ impl Exchange {
             endpoint: Cell::new(None),
             attempts: Cell::new(0),
             tries: Tries::new(now),
-            trace: Cell::new(None),
+            place: Cell::new(None),
             notes: Notes::default(),
             status: Cell::new(0),
             grpc_status: Cell::new(None),
@@ -189,6 +200,11 @@ impl Exchange {
         if self.caller.http2 { Version::HTTP_2 } else { Version::HTTP_11 }
     }
 
+    /// Whether it has a span, or may still have one.
+    pub fn is_recorded(&self) -> bool {
+        self.place.get().is_some_and(|place| place.is_recorded())
+    }
+
     /// Bytes of both bodies so far.
     pub fn moved(&self) -> u64 {
         self.received.get() + self.sent.get()
@@ -204,6 +220,9 @@ impl Exchange {
     pub fn answer_begins(&self, status: u16, hold: Hold, now: Instant) {
         self.status.set(status);
         self.first_byte.set(now.saturating_duration_since(self.started));
+        if let Some(lease) = &hold.lease {
+            self.routed.borrow_mut().security = lease.security();
+        }
         self.hold.replace(hold);
     }
 
@@ -255,7 +274,9 @@ impl Drop for Exchange {
             Some(authority) => authority.as_str(),
             None => self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(""),
         };
-        self.caller.worker.telemetry.request(&RequestRecord {
+        let security = routed.security.as_ref().or(self.caller.security.as_ref());
+        let tries = self.tries.kept();
+        let mut record = RequestRecord {
             direction: self.caller.direction,
             protocol: match (self.grpc, self.caller.http2) {
                 (true, _) => Protocol::Grpc,
@@ -279,9 +300,9 @@ impl Drop for Exchange {
             first_byte: self.first_byte.get(),
             duration: now().saturating_duration_since(self.started),
             attempts: self.attempts.get(),
-            tries: &self.tries.kept(),
-            security: "",
-            trace: self.trace.get(),
+            tries: &tries,
+            security: security.map_or("", |security| security),
+            trace: None,
             handled: Handled {
                 queued: notes.queued.get(),
                 gave_up: notes.gave_up.get(),
@@ -291,6 +312,13 @@ impl Drop for Exchange {
                 limit: limit.as_deref().unwrap_or_default(),
             },
             id: self.id,
-        });
+        };
+        if let Some(place) = self.place.get() {
+            let policy = notes.policy.borrow();
+            let ejected = notes.ejected.get();
+            let extra = trace::Extra { http2: self.caller.http2, policy: policy.as_deref(), ejected };
+            trace::request(&self.caller.worker, &place, &mut record, &extra);
+        }
+        self.caller.worker.telemetry.request(&record);
     }
 }

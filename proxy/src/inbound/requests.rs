@@ -36,6 +36,7 @@ use crate::{
         server_bulkhead::Door,
     },
     telemetry::Ended,
+    trace,
     worker::now,
 };
 
@@ -71,8 +72,10 @@ async fn forward(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Error> {
     let caller = &served.caller;
-    let upgrade = request::prepare(&mut head, caller)?;
-    authorize::request(&caller.worker.snapshot(), &served.identity.peer, served.place.port)?;
+    let prepared = request::prepare(&mut head, caller);
+    trace::begin(exchange, &mut head.headers);
+    let upgrade = prepared?;
+    authorize::request(exchange, &served.identity.peer, served.place.port)?;
     let due = Due::new(exchange, &head.headers, None)?;
     // Pinned here and in `send` below: what is handed over by value is in the future of the wait once more.
     let permit = {
@@ -148,10 +151,11 @@ async fn send(
     let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
     worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
     exchange.endpoint.set(Some(served.place.application));
+    let service = Some(Rc::clone(&served.caller.service));
+    let terms = Terms { service, ..Terms::plain(Timeouts::default().connect) };
     loop {
         exchange.attempts.set(exchange.attempts.get() + 1);
         let trying = exchange.tries.begin(served.place.application, false, now());
-        let terms = Terms::plain(Timeouts::default().connect);
         let leased = served.connections.lease(worker, &terms).await;
         if !leased.as_ref().is_ok_and(|lease| !lease.waited) {
             trying.waited(now());

@@ -57,14 +57,9 @@ impl Sender {
     pub async fn send(&mut self, message: &impl Message) -> Result<Taken, Failure> {
         let within = self.export.timeout;
         let request = self.request(message);
-        match timeout(within, self.call(request)).await {
-            Ok(result) => result,
-            Err(_) => {
-                // Whatever it would still have said belongs to nothing.
-                self.connection = None;
-                Err(Failure::later(format!("no answer within {within:?}")))
-            }
-        }
+        // A connection that is still waited for is closed by that.
+        let called = timeout(within, self.call(request)).await;
+        called.unwrap_or_else(|_| Err(Failure::later(format!("no answer within {within:?}"))))
     }
 
     async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<Taken, Failure> {

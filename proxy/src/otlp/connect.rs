@@ -82,8 +82,7 @@ async fn shake_hands(
             (Requests::Http1(requests), task::spawn_local(async move { drop(driver.await) }))
         }
         Protocol::Grpc => {
-            let (requests, driver) =
-                http2::handshake(Tasks, io).await.map_err(|error| error.to_string())?;
+            let (requests, driver) = http2::handshake(Tasks, io).await.map_err(|error| error.to_string())?;
             (Requests::Http2(requests), task::spawn_local(async move { drop(driver.await) }))
         }
     };

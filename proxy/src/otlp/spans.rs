@@ -39,7 +39,10 @@ pub(super) async fn run(ctx: Arc<Ctx>, sender: Sender, resource: Resource) {
         counters: &ctx.tracing.counters,
         lament: Lament::new(Signal::Traces, &sender.export),
         sender,
-        resource: ResourceAttributesWithSchema { attributes: Attributes(resource.attributes), schema_url: None },
+        resource: ResourceAttributesWithSchema {
+            attributes: Attributes(resource.attributes),
+            schema_url: None,
+        },
         backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
         rng: SmallRng::from_rng(&mut rand::rng()),
     };

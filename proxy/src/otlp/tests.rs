@@ -116,9 +116,7 @@ impl TraceService for Grpc {
     }
 }
 
-async fn grpc(
-    answer: Answer,
-) -> (SocketAddr, Arc<Mutex<Vec<Request<ExportTraceServiceRequest>>>>) {
+async fn grpc(answer: Answer) -> (SocketAddr, Arc<Mutex<Vec<Request<ExportTraceServiceRequest>>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let calls = Arc::default();
@@ -348,7 +346,10 @@ fn what_a_backend_does_is_counted_and_traffic_goes_on() {
         (answer("503 Busy", "", ""), Drops(Lost::Backend)),
         (answer("429 Slow", "retry-after: 1\r\n", ""), Drops(Lost::Backend)),
         ("garbage\r\n\r\n".to_owned(), Drops(Lost::Backend)),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 70000\r\n\r\n".to_owned() + &"x".repeat(70_000), Drops(Lost::Refused)),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 70000\r\n\r\n".to_owned() + &"x".repeat(70_000),
+            Drops(Lost::Refused),
+        ),
     ];
     for (answer, counted) in cases {
         run(move || async move {
@@ -364,7 +365,11 @@ fn what_a_backend_does_is_counted_and_traffic_goes_on() {
                 })
                 .await;
             sending.ask().await;
-            assert_eq!(calls.borrow().len(), 1, "a redirect was followed, or a batch sent twice: {shown:.60}");
+            assert_eq!(
+                calls.borrow().len(),
+                1,
+                "a redirect was followed, or a batch sent twice: {shown:.60}"
+            );
         });
     }
 }
@@ -375,7 +380,8 @@ fn a_backend_that_hangs_or_never_ends_is_left() {
         for endless in [false, true] {
             let say = move |_| if endless { Say::Endless } else { Say::Nothing };
             let (address, _) = backend(say).await;
-            let more = [("OTEL_EXPORTER_OTLP_TIMEOUT", "50"), ("OTEL_BSP_EXPORT_TIMEOUT", "100")];
+            let within = if endless { "20000" } else { "50" };
+            let more = [("OTEL_EXPORTER_OTLP_TIMEOUT", within), ("OTEL_BSP_EXPORT_TIMEOUT", "100")];
             let sending = sending(&format!("http://{address}"), "http/protobuf", &more).await;
             sending.ask().await;
             let why = if endless { Lost::Refused } else { Lost::Backend };
@@ -486,7 +492,8 @@ fn tls_with_roots_and_names_that_are_checked() {
         let ca = CertifiedIssuer::self_signed(params.clone(), key()).unwrap();
         let other = CertifiedIssuer::self_signed(params, key()).unwrap();
         let own_key = key();
-        let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&own_key, &ca).unwrap();
+        let own =
+            CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&own_key, &ca).unwrap();
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(
             rustls::crypto::aws_lc_rs::default_provider(),
         ))
@@ -531,7 +538,11 @@ fn tls_with_roots_and_names_that_are_checked() {
         let empty = file("empty.pem", "");
         for (variable, path, problem) in [
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", &*empty, "want at least one certificate"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem", "OTEL_EXPORTER_OTLP_CERTIFICATE /nowhere.pem: No such"),
+            (
+                "OTEL_EXPORTER_OTLP_CERTIFICATE",
+                "/nowhere.pem",
+                "OTEL_EXPORTER_OTLP_CERTIFICATE /nowhere.pem: No such",
+            ),
         ] {
             let sending = sending("https://127.0.0.1:1", "grpc", &[(variable, path)]).await;
             let problems = check(&sending.rig.client.ctx.config);

@@ -65,7 +65,8 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
 fn bundle() -> Result<PathBuf, String> {
     let found = BUNDLES.into_iter().map(Path::new).find(|path| path.is_file());
     found.map(Path::to_owned).ok_or_else(|| {
-        "OTEL_EXPORTER_OTLP_CERTIFICATE is missing: want a file of roots, because this system has none".to_owned()
+        "OTEL_EXPORTER_OTLP_CERTIFICATE is missing: want a file of roots, because this system has none"
+            .to_owned()
     })
 }
 

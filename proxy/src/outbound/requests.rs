@@ -39,6 +39,7 @@ use crate::{
         route::{self, Chosen},
     },
     shared::Held,
+    trace,
     worker::now,
 };
 
@@ -108,13 +109,15 @@ fn depart(
     body: Incoming,
 ) -> Result<Departing, Error> {
     let caller = &serving.caller;
-    let caller_half = request::prepare(&mut head, caller)?;
+    let prepared = request::prepare(&mut head, caller);
+    trace::begin(exchange, &mut head.headers);
+    let caller_half = prepared?;
     let (snapshot, destination) = serving.current();
     let Chosen { cluster, route, timeout } =
         route::request(&caller.worker, &snapshot, &serving.key, &destination, &head)?;
     drop((snapshot, destination));
     let halls = bulkhead::of(&cluster, &caller.worker, route.as_deref());
-    exchange.routed.replace(Routed { service: Some(Rc::clone(&cluster.label)), route, peer: None });
+    exchange.routed.replace(Routed { service: Some(Rc::clone(&cluster.label)), route, ..Routed::default() });
     let due = Due::new(exchange, &head.headers, timeout)?;
     limit(exchange, &cluster, &head)?;
     let asked = Asked::of(&caller.worker, &cluster.backend.traffic, &head, caller.address);

@@ -24,13 +24,7 @@ pub struct Queue<T> {
 
 impl<T> Queue<T> {
     pub fn new(most: usize, batch: usize) -> Self {
-        Self {
-            most,
-            batch,
-            items: Mutex::default(),
-            enough: Notify::new(),
-            closed: AtomicBool::new(false),
-        }
+        Self { most, batch, items: Mutex::default(), enough: Notify::new(), closed: AtomicBool::new(false) }
     }
 
     /// `false`: it is full.

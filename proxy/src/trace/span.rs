@@ -9,6 +9,7 @@
 use std::{
     borrow::Cow,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -18,13 +19,11 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use opentelemetry_semantic_conventions::attribute as semconv;
+use outrigger_certs::{Credential, SpiffeId};
 use outrigger_core::trace::Context;
 
 use super::{Extra, On, Place};
-use crate::{
-    telemetry::{ConnectionRecord, Direction, Ended, Protocol, RequestRecord, Try},
-    worker::Worker,
-};
+use crate::telemetry::{ConnectionRecord, Direction, Ended, Protocol, RequestRecord, Try};
 
 /// Of a word of a stranger's.
 const LONGEST_TEXT: usize = 1_024;
@@ -86,8 +85,8 @@ struct Span {
 }
 
 pub(super) fn request(
-    worker: &Worker,
     on: &On,
+    own: Option<Arc<Credential>>,
     place: &Place,
     record: &RequestRecord<'_>,
     extra: &Extra<'_>,
@@ -105,7 +104,7 @@ pub(super) fn request(
     facts.text(semconv::URL_PATH, path);
     facts.authority(record.authority);
     facts.add(semconv::NETWORK_PROTOCOL_VERSION, if extra.http2 { "2" } else { "1.1" });
-    facts.ends(worker, record.direction, record.peer.map(|peer| peer.as_str()), record.caller, record.endpoint);
+    facts.ends(own.as_deref(), record.direction, record.peer, record.caller, record.endpoint);
     if record.status != 0 {
         facts.add(semconv::HTTP_RESPONSE_STATUS_CODE, i64::from(record.status));
     }
@@ -158,8 +157,8 @@ pub(super) fn request(
 }
 
 pub(super) fn connection(
-    worker: &Worker,
     on: &On,
+    own: Option<Arc<Credential>>,
     place: &Place,
     record: &ConnectionRecord<'_>,
 ) -> SpanData {
@@ -167,7 +166,7 @@ pub(super) fn connection(
     let mut facts = Facts(Vec::with_capacity(16));
     facts.add(semconv::NETWORK_TRANSPORT, "tcp");
     facts.authority(record.authority);
-    facts.ends(worker, record.direction, record.peer.map(|peer| peer.as_str()), record.caller, record.endpoint);
+    facts.ends(own.as_deref(), record.direction, record.peer, record.caller, record.endpoint);
     facts.text(SERVICE, record.service);
     facts.text(SECURITY, record.security);
     facts.add(ATTEMPTS, i64::from(record.attempts));
@@ -332,14 +331,14 @@ impl Facts {
     /// Who was at either end.
     fn ends(
         &mut self,
-        worker: &Worker,
+        own: Option<&Credential>,
         direction: Direction,
-        peer: Option<&str>,
+        peer: Option<&SpiffeId>,
         caller: SocketAddr,
         endpoint: Option<SocketAddr>,
     ) {
-        let own = worker.ctx.credentials.current();
-        let own = own.as_ref().map(|own| own.identity().as_str());
+        let own = own.map(|own| own.identity().as_str());
+        let peer = peer.map(SpiffeId::as_str);
         let (source, destination, other) = match direction {
             Direction::Outbound => (own, peer, endpoint),
             Direction::Inbound => (peer, own, Some(caller)),

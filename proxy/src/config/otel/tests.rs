@@ -46,7 +46,10 @@ fn defaults() {
     assert_eq!((export.protocol, export.gzip, export.timeout), (Protocol::Grpc, false, DEFAULT_TIMEOUT));
     assert_eq!(export.endpoint.to_string(), "http://collector:4317/");
     assert_eq!(policy.to_string(), "parentbased_traceidratio 0.01");
-    assert_eq!((*keep, max_per_second.get(), propagators.to_string()), (Keep::default(), 100, "tracecontext".into()));
+    assert_eq!(
+        (*keep, max_per_second.get(), propagators.to_string()),
+        (Keep::default(), 100, "tracecontext".into())
+    );
     assert_eq!((traces.delay, traces.patience), (Duration::from_secs(5), Duration::from_secs(30)));
     assert_eq!((traces.queue, traces.batch, traces.tcp, traces.trust_outside), (2_048, 512, false, false));
     let metrics = parse(&[ENDPOINT], "").unwrap().metrics.unwrap();
@@ -164,7 +167,10 @@ fn what_cannot_be_is_an_error_that_names_the_variable() {
         (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a/x")], "without a path for gRPC"),
         (vec![http, ("OTEL_EXPORTER_OTLP_ENDPOINT", "a:4318")], "want http://HOST"),
         (vec![http, ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a/?key=s3cret")], "without a query"),
-        (with(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]), "PROTOCOL \"http/json\": want grpc or http/protobuf"),
+        (
+            with(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]),
+            "PROTOCOL \"http/json\": want grpc or http/protobuf",
+        ),
         (with(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "10s")]), "TIMEOUT \"10s\": want milliseconds, from 1 to"),
         (with(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]), "want milliseconds"),
         (with(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd")]), "want gzip or none"),
@@ -172,14 +178,20 @@ fn what_cannot_be_is_an_error_that_names_the_variable() {
         (with(&[("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k")]), "want the certificate too"),
         (with(&[("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "/c")]), "want the key too"),
         (with(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=1,s3cret")]), "number 2 is none"),
-        (with(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=s3cret%0a")]), "OTEL_EXPORTER_OTLP_HEADERS: a: want a name"),
+        (
+            with(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=s3cret%0a")]),
+            "OTEL_EXPORTER_OTLP_HEADERS: a: want a name",
+        ),
         (with(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=%zz")]), "number 1 is none"),
         (with(&[("OTEL_EXPORTER_OTLP_HEADERS", "Content-Type=x")]), "not the protocol's own"),
         (with(&[("OTEL_EXPORTER_OTLP_HEADERS", "grpc-timeout=1S")]), "not the protocol's own"),
         (with(&[("OTEL_EXPORTER_OTLP_HEADERS", "x-bin=1")]), "binary ones are not supported"),
         (vec![("OTEL_SDK_DISABLED", "1")], "OTEL_SDK_DISABLED \"1\": want true or false"),
         (vec![("OTEL_TRACES_EXPORTER", "zipkin")], "OTEL_TRACES_EXPORTER \"zipkin\": want otlp or none"),
-        (vec![("OTEL_METRICS_EXPORTER", "console")], "OTEL_METRICS_EXPORTER \"console\": want otlp, prometheus"),
+        (
+            vec![("OTEL_METRICS_EXPORTER", "console")],
+            "OTEL_METRICS_EXPORTER \"console\": want otlp, prometheus",
+        ),
         (vec![("OTEL_TRACES_SAMPLER", "jaeger_remote")], "OTEL_TRACES_SAMPLER \"jaeger_remote\": "),
         (vec![("OTEL_TRACES_SAMPLER_ARG", "1.5")], "OTEL_TRACES_SAMPLER_ARG \"1.5\": "),
         (vec![("OTEL_PROPAGATORS", "xray")], "OTEL_PROPAGATORS \"xray\": "),
@@ -192,7 +204,10 @@ fn what_cannot_be_is_an_error_that_names_the_variable() {
         (vec![("OTEL_RESOURCE_ATTRIBUTES", "=1")], "OTEL_RESOURCE_ATTRIBUTES: want NAME=VALUE pairs"),
     ] {
         let report = parse(&variables, "").unwrap_err();
-        assert!(report.contains(problem) && report.contains("1 setting is wrong"), "{variables:?}:\n{report}");
+        assert!(
+            report.contains(problem) && report.contains("1 setting is wrong"),
+            "{variables:?}:\n{report}"
+        );
         assert!(!report.contains("s3cret"), "{report}");
     }
     for (flags, problem) in [
@@ -214,6 +229,7 @@ fn several_mistakes_are_said_at_once() {
 
 #[test]
 fn an_argument_means_nothing_to_a_sampler_without_a_ratio() {
-    let traces = traces(&with(&[("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_TRACES_SAMPLER_ARG", "endpoint=x")]));
+    let traces =
+        traces(&with(&[("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_TRACES_SAMPLER_ARG", "endpoint=x")]));
     assert_eq!(traces.policy.to_string(), "always_on");
 }
