@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BINS := outrigger-proxy outrigger-control-plane outrigger
 
-.PHONY: help build release demo demo-traces test test-long simulate lint fmt boundaries deny bench setup clean
+.PHONY: help build release demo demo-traces test test-long simulate lint check-alerts fmt boundaries deny bench setup clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,12 +47,15 @@ simulate: need-cargo ## 100,000 simulated fleets, and the comparison of policies
 	OUTRIGGER_SEEDS=100000 $(CARGO) test --locked -p outrigger-testkit --test simulation
 	$(CARGO) run --locked -p outrigger-testkit --example simulate
 
-lint: need-cargo boundaries ## formatting, clippy with warnings as errors, dependency boundaries
+lint: need-cargo boundaries check-alerts ## formatting, clippy with warnings as errors, dependency boundaries
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: need-cargo ## format the code
 	$(CARGO) fmt --all
+
+check-alerts: ## dashboards and alerts: their metrics exist, their expressions parse, the alerts' tests pass (promtool)
+	./k8s/check
 
 boundaries: need-cargo ## what each crate must never know, checked on the dependency graph
 	./.ci/boundaries

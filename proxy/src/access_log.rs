@@ -1,4 +1,5 @@
-//! One JSON line per request or connection, to standard output or a file.
+//! One line per request or connection, to standard output or a file: JSON (`json.rs`), or as the user's format says
+//! (`format.rs`). What a filter (`only.rs`) holds back is counted and never formatted.
 //!
 //! A worker formats the line into a buffer it keeps and appends it to its lane; one thread empties the lanes and writes.
 //! A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic goes on. The
@@ -28,10 +29,17 @@ use std::{
 
 use crate::telemetry::{ConnectionRecord, RequestRecord};
 
+mod encode;
+mod field;
+mod format;
 mod json;
+mod only;
 
 #[cfg(test)]
 mod tests;
+
+pub use format::Format;
+pub use only::Only;
 
 /// Bytes that may wait in one lane.
 const LANE_BYTES: usize = 512 * 1024;
@@ -42,7 +50,13 @@ const KEEP_BYTES: usize = 64 * 1024;
 
 /// The log of the process; clones share it.
 #[derive(Clone)]
-pub struct AccessLog(Option<Arc<Sink>>);
+pub struct AccessLog {
+    /// `None`: off.
+    sink: Option<Arc<Sink>>,
+    /// `None`: JSON.
+    format: Option<Format>,
+    only: Only,
+}
 
 /// A worker's way into the log.
 pub struct Lane(Option<Open>);
@@ -50,8 +64,11 @@ pub struct Lane(Option<Open>);
 struct Open {
     queue: Arc<Queue>,
     sink: Arc<Sink>,
+    format: Option<Format>,
+    only: Only,
     line: Vec<u8>,
-    clock: json::Clock,
+    scratch: format::Scratch,
+    clock: encode::Clock,
 }
 
 struct Sink {
@@ -65,13 +82,17 @@ struct Sink {
 }
 
 #[derive(Default)]
-struct Queue(Mutex<Vec<u8>>);
+struct Queue {
+    lines: Mutex<Vec<u8>>,
+    /// Held back by the filter. Written by the lane's worker alone.
+    filtered: AtomicU64,
+}
 
 // === impl AccessLog ===
 
 impl AccessLog {
     pub fn off() -> Self {
-        Self(None)
+        Self { sink: None, format: None, only: Only::default() }
     }
 
     pub fn stdout() -> io::Result<Self> {
@@ -97,29 +118,46 @@ impl AccessLog {
         let thread =
             thread::Builder::new().name("access-log".to_owned()).spawn(move || for_writer.run(file))?;
         *lock(&sink.writer) = Some(thread.thread().clone());
-        Ok(Self(Some(sink)))
+        Ok(Self { sink: Some(sink), format: None, only: Only::default() })
+    }
+
+    /// In this format (`None`: JSON), and only what passes. For the lanes that are made from now on.
+    pub fn shaped(self, format: Option<Format>, only: Only) -> Self {
+        Self { format, only, ..self }
     }
 
     pub fn lane(&self) -> Lane {
-        Lane(self.0.as_ref().map(|sink| {
+        Lane(self.sink.as_ref().map(|sink| {
             let queue = Arc::<Queue>::default();
             lock(&sink.queues).push(Arc::clone(&queue));
             Open {
                 queue,
                 sink: Arc::clone(sink),
+                format: self.format.clone(),
+                only: self.only.clone(),
                 line: Vec::with_capacity(512),
-                clock: json::Clock::default(),
+                scratch: format::Scratch::default(),
+                clock: encode::Clock::default(),
             }
         }))
     }
 
+    /// Lines that found no place or could not be written.
     pub fn dropped(&self) -> u64 {
-        self.0.as_ref().map_or(0, |sink| sink.dropped.load(Ordering::Relaxed))
+        self.sink.as_ref().map_or(0, |sink| sink.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Lines that the filter held back.
+    pub fn filtered(&self) -> u64 {
+        let of_all = |sink: &Arc<Sink>| {
+            lock(&sink.queues).iter().map(|queue| queue.filtered.load(Ordering::Relaxed)).sum()
+        };
+        self.sink.as_ref().map_or(0, of_all)
     }
 
     /// Waits until what was logged before the call is written, but not beyond `within`.
     pub fn flush(&self, within: Duration) {
-        let Some(sink) = &self.0 else { return };
+        let Some(sink) = &self.sink else { return };
         let deadline = Instant::now() + within;
         let ticket = sink.flush_asked.fetch_add(1, Ordering::AcqRel) + 1;
         sink.wake();
@@ -133,17 +171,29 @@ impl AccessLog {
 
 impl Lane {
     pub fn request(&mut self, record: &RequestRecord<'_>) {
-        if let Some(open) = &mut self.0 {
-            json::request(&mut open.line, &mut open.clock, SystemTime::now(), record);
-            open.push();
+        let Some(open) = &mut self.0 else { return };
+        if !open.only.request(record) {
+            return open.queue.count_filtered();
         }
+        let (line, clock, now) = (&mut open.line, &mut open.clock, SystemTime::now());
+        match &open.format {
+            None => json::request(line, clock, now, record),
+            Some(format) => format.request(line, &mut open.scratch, clock, now, record),
+        }
+        open.push();
     }
 
     pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
-        if let Some(open) = &mut self.0 {
-            json::connection(&mut open.line, &mut open.clock, SystemTime::now(), record);
-            open.push();
+        let Some(open) = &mut self.0 else { return };
+        if !open.only.connection(record) {
+            return open.queue.count_filtered();
         }
+        let (line, clock, now) = (&mut open.line, &mut open.clock, SystemTime::now());
+        match &open.format {
+            None => json::connection(line, clock, now, record),
+            Some(format) => format.connection(line, &mut open.scratch, clock, now, record),
+        }
+        open.push();
     }
 }
 
@@ -174,13 +224,18 @@ impl Queue {
     /// suspended in that moment, a line is not worth a wait.
     fn try_lock(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         for _ in 0..200 {
-            match self.0.try_lock() {
+            match self.lines.try_lock() {
                 Ok(queue) => return Some(queue),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
             }
         }
         None
+    }
+
+    fn count_filtered(&self) {
+        // Nobody else writes it.
+        self.filtered.store(self.filtered.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 
@@ -201,7 +256,7 @@ impl Sink {
             let queues: Vec<_> = lock(&self.queues).iter().map(Arc::clone).collect();
             let mut wrote = false;
             for queue in &queues {
-                std::mem::swap(&mut *lock(&queue.0), &mut batch);
+                std::mem::swap(&mut *lock(&queue.lines), &mut batch);
                 if batch.is_empty() {
                     continue;
                 }

@@ -1,16 +1,23 @@
 use std::{
     net::SocketAddr,
+    num::{NonZeroU64, NonZeroU128},
     sync::{Condvar, mpsc},
     time::UNIX_EPOCH,
 };
 
 use outrigger_certs::SpiffeId;
-use outrigger_core::verdict::Reason;
+use outrigger_core::{
+    trace::{SpanId, TraceId},
+    verdict::Reason,
+};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::telemetry::{Direction, Handled, Protocol};
+use crate::telemetry::{Direction, Ended, Handled, Protocol, Traced, Try};
+
+mod filters;
+mod formats;
 
 fn record() -> RequestRecord<'static> {
     RequestRecord {
@@ -41,9 +48,64 @@ fn record() -> RequestRecord<'static> {
     }
 }
 
+fn connection() -> ConnectionRecord<'static> {
+    ConnectionRecord {
+        direction: Direction::Outbound,
+        protocol: Protocol::Tls,
+        reason: Some(Reason::ConnectFailed),
+        detail: "10.0.0.9:443: refused",
+        peer: None,
+        caller: "10.0.0.1:40000".parse().unwrap(),
+        service: "shop/db:5432",
+        authority: "db.shop",
+        endpoint: Some("10.0.0.9:443".parse().unwrap()),
+        received: 1,
+        sent: 2,
+        connected: Duration::ZERO,
+        duration: Duration::from_secs(1),
+        attempts: 2,
+        security: "",
+        trace: None,
+        id: 1,
+    }
+}
+
+/// The example of the W3C's specification.
+fn traced() -> Traced {
+    Traced {
+        trace: TraceId(NonZeroU128::new(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736).unwrap()),
+        span: SpanId(NonZeroU64::new(0x00f0_67aa_0ba9_02b7).unwrap()),
+        sampled: true,
+    }
+}
+
+fn tries() -> [Try; 4] {
+    let us = Duration::from_micros;
+    let of = |endpoint: &str, began, connect, lasted, hedge, ended| Try {
+        endpoint: endpoint.parse().unwrap(),
+        began: us(began),
+        connect: us(connect),
+        lasted: us(lasted),
+        hedge,
+        ended,
+    };
+    [
+        of("10.0.0.5:80", 0, 1200, 1200, false, Ended::Failed(Reason::ConnectFailed)),
+        of("[fd00::6]:80", 1250, 0, 9000, false, Ended::Cancelled),
+        of("10.0.0.7:80", 4000, 300, 400, true, Ended::Status(503)),
+        of("10.0.0.8:80", 5000, 250, 700, true, Ended::Grpc(14)),
+    ]
+}
+
+fn connection_line(record: &ConnectionRecord<'_>) -> String {
+    let mut bytes = Vec::new();
+    json::connection(&mut bytes, &mut encode::Clock::default(), UNIX_EPOCH, record);
+    String::from_utf8(bytes).unwrap()
+}
+
 fn line(record: &RequestRecord<'_>, now: SystemTime) -> String {
     let mut bytes = Vec::new();
-    json::request(&mut bytes, &mut json::Clock::default(), now, record);
+    json::request(&mut bytes, &mut encode::Clock::default(), now, record);
     String::from_utf8(bytes).unwrap()
 }
 
@@ -101,34 +163,55 @@ fn what_resilience_did_is_told() {
 
 #[test]
 fn connections_have_lines_too() {
-    let record = ConnectionRecord {
-        direction: Direction::Outbound,
-        protocol: Protocol::Tls,
-        reason: Some(Reason::ConnectFailed),
-        detail: "10.0.0.9:443: refused",
-        peer: None,
-        caller: "10.0.0.1:40000".parse().unwrap(),
-        service: "shop/db:5432",
-        authority: "db.shop",
-        endpoint: Some("10.0.0.9:443".parse().unwrap()),
-        received: 1,
-        sent: 2,
-        connected: Duration::ZERO,
-        duration: Duration::from_secs(1),
-        attempts: 2,
-        security: "",
-        trace: None,
-        id: 1,
-    };
-    let mut bytes = Vec::new();
-    json::connection(&mut bytes, &mut json::Clock::default(), UNIX_EPOCH, &record);
-    let value: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!(value["kind"], "connection");
     assert_eq!(
-        (&value["reason"], &value["duration_us"]),
-        (&Value::from("connect-failed"), &Value::from(1_000_000))
+        connection_line(&connection()),
+        "{\"time\":\"1970-01-01T00:00:00.000Z\",\"kind\":\"connection\",\"direction\":\"outbound\",\"protocol\":\"tls\",\
+         \"authority\":\"db.shop\",\"reason\":\"connect-failed\",\"detail\":\"10.0.0.9:443: refused\",\
+         \"caller\":\"10.0.0.1:40000\",\"service\":\"shop/db:5432\",\"endpoint\":\"10.0.0.9:443\",\"received\":1,\"sent\":2,\
+         \"connected_us\":0,\"duration_us\":1000000,\"attempts\":2,\"id\":\"0000000000000001\"}\n"
     );
-    assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+    let security = "TLSv1_3 TLS13_AES_256_GCM_SHA384 X25519MLKEM768";
+    let text = connection_line(&ConnectionRecord { security, trace: Some(traced()), ..connection() });
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["security"], security);
+    assert_eq!(value["trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
+}
+
+#[test]
+fn a_trace_is_named() {
+    let mut record = RequestRecord { trace: Some(traced()), ..record() };
+    let value: Value = serde_json::from_str(&line(&record, UNIX_EPOCH)).unwrap();
+    assert_eq!(value["trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(value["span"], "00f067aa0ba902b7");
+    assert_eq!(value["sampled"], true);
+    record.trace = Some(Traced { sampled: false, ..traced() });
+    let value: Value = serde_json::from_str(&line(&record, UNIX_EPOCH)).unwrap();
+    assert_eq!((value["trace"].is_string(), value.get("sampled")), (true, None));
+}
+
+#[test]
+fn tries_are_listed_when_there_is_more_than_one() {
+    let all = tries();
+    let one = RequestRecord { tries: &all[2..3], ..record() };
+    let value: Value = serde_json::from_str(&line(&one, UNIX_EPOCH)).unwrap();
+    assert_eq!((&value["connect_us"], value.get("tries")), (&Value::from(300), None));
+    let pooled = [Try { connect: Duration::ZERO, ..all[0] }];
+    let value: Value =
+        serde_json::from_str(&line(&RequestRecord { tries: &pooled, ..record() }, UNIX_EPOCH)).unwrap();
+    assert_eq!(value.get("connect_us"), None, "a connection was there");
+    let value: Value =
+        serde_json::from_str(&line(&RequestRecord { attempts: 5, tries: &all, ..record() }, UNIX_EPOCH))
+            .unwrap();
+    assert_eq!(value["connect_us"], 250, "of the last one");
+    assert_eq!(
+        value["tries"],
+        serde_json::json!([
+            { "endpoint": "10.0.0.5:80", "began_us": 0, "connect_us": 1200, "lasted_us": 1200, "ended": "connect-failed" },
+            { "endpoint": "[fd00::6]:80", "began_us": 1250, "lasted_us": 9000, "ended": "cancelled" },
+            { "endpoint": "10.0.0.7:80", "began_us": 4000, "connect_us": 300, "lasted_us": 400, "hedge": true, "ended": "503" },
+            { "endpoint": "10.0.0.8:80", "began_us": 5000, "connect_us": 250, "lasted_us": 700, "hedge": true, "ended": "grpc-14" },
+        ])
+    );
 }
 
 #[test]
@@ -192,7 +275,8 @@ proptest! {
 /// Each byte that must not stand as it is, at each place of an otherwise plain text of each small length.
 #[test]
 fn no_place_in_a_text_is_overlooked() {
-    for special in ["\"", "\\", "\n", "\u{0}", "\u{1f}", "\u{7f}", "\u{85}", "\u{9b}", "\u{2028}"] {
+    for special in ["\"", "\\", "\n", "\u{0}", "\u{1f}", "\u{7f}", "\u{85}", "\u{9b}", "\u{2028}", "\u{202e}"]
+    {
         for length in 0..20 {
             for at in 0..=length {
                 let path = format!("{}{special}{}", "p".repeat(at), "~".repeat(length - at));
@@ -316,4 +400,23 @@ fn off_is_off() {
     log.lane().request(&record());
     log.flush(Duration::from_secs(10));
     assert_eq!(log.dropped(), 0);
+}
+
+#[test]
+fn what_is_held_back_is_counted_apart() {
+    let (log, read, _) = log(true);
+    let log = log.shaped(Some(Format::parse("%{status} %{kind}").unwrap()), Only::parse("errors").unwrap());
+    let (mut one, mut two) = (log.lane(), log.lane());
+    for status in [200, 404, 503] {
+        one.request(&RequestRecord { status, ..record() });
+        two.request(&RequestRecord { status, ..record() });
+    }
+    two.connection(&connection());
+    two.connection(&ConnectionRecord { reason: None, ..connection() });
+    log.flush(Duration::from_secs(10));
+    let text = String::from_utf8(read.try_iter().flatten().collect()).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["- connection", "503 request", "503 request"]);
+    assert_eq!((log.filtered(), log.dropped()), (5, 0));
 }
