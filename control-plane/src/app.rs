@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -25,10 +25,13 @@ use tokio::{
 use crate::{
     args::Settings,
     ca::Ca,
+    config::ConfigError,
     config_dir::{ConfigDir, Reading},
+    events::{Events, Happened, Kind},
     hub::{Hub, Taken},
     metrics::Metrics,
     observatory::{self, Observatory},
+    recorder::Recorder,
     server, status,
     used_tokens::UsedTokens,
     watch::Watch,
@@ -55,8 +58,18 @@ pub struct App {
 
 impl App {
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { config_dir, state_dir, trust_domain, listen, status_listen, leaf_life, ca, log: _ } =
-            settings;
+        let Settings {
+            config_dir,
+            state_dir,
+            trust_domain,
+            listen,
+            status_listen,
+            leaf_life,
+            ca,
+            history_memory,
+            history_disk,
+            log: _,
+        } = settings;
         // Ports first: a second control plane on the same state is stopped before it touches that.
         let grpc = status::listen("listen", listen).await?;
         let status = status::listen("status-listen", status_listen).await?;
@@ -73,7 +86,10 @@ impl App {
         // Without it, tokens that were used would count again: better not to start.
         let used_tokens = UsedTokens::load(used.clone()).with_context(|| used.display().to_string())?;
         let (ca, metrics) = (Arc::new(ca), Arc::new(Metrics::default()));
-        let hub = Arc::new(Hub::new(Instant::now()));
+        let events = Arc::new(open_events(&state_dir.join("events.jsonl")));
+        let recorder = Recorder::open(&state_dir.join("history"), history_memory, history_disk, &events);
+        let recorder = Arc::new(recorder);
+        let hub = Arc::new(Hub::new(Instant::now(), events));
         hub.set_trust(ca.trust());
         let workloads_file = state_dir.join("workloads.json");
         match store::load(&workloads_file) {
@@ -84,12 +100,14 @@ impl App {
             }
         }
         let observatory = Arc::new(Observatory::default());
-        let shared = Arc::new(server::Shared { ca, hub, observatory, used_tokens, metrics });
+        let shared = Arc::new(server::Shared { ca, hub, observatory, recorder, used_tokens, metrics });
         let serving = watch::Sender::new(false);
         let status_shared = Arc::new(status::Shared {
             ca: shared.ca.clone(),
             hub: shared.hub.clone(),
             observatory: shared.observatory.clone(),
+            recorder: shared.recorder.clone(),
+            waiting: Semaphore::new(status::MAX_WAITING),
             metrics: shared.metrics.clone(),
             serving: serving.subscribe(),
             started: Instant::now(),
@@ -153,6 +171,12 @@ impl App {
         tasks.spawn(observe(shared.clone()));
         tasks.spawn(save(shared.hub.clone(), workloads_file.clone()));
         tasks.spawn(status::serve(status, status_shared));
+        // Reading back takes a moment; nobody but those who report waits for it.
+        let loading = tokio::task::spawn_blocking({
+            let shared = shared.clone();
+            move || shared.recorder.load(shared.hub.events())
+        });
+        tasks.spawn(shared.recorder.clone().run(shared.hub.events().clone()));
 
         let stop = watch::Sender::new(false);
         let server = server::serve(grpc, shared.clone(), max_connections, stop.subscribe());
@@ -176,11 +200,16 @@ impl App {
                 write(&shared.hub, &workloads_file);
                 // The writer would note our own end as theirs.
                 tasks.shutdown().await;
+                // What was taken is kept before the streams end, so that they can acknowledge it.
+                let _ = loading.await;
+                keep(&shared).await;
                 stop.send_replace(true);
                 server.await
             }
         };
         served?;
+        // Who left because we did.
+        keep(&shared).await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -206,8 +235,12 @@ fn take(shared: &server::Shared, reading: Reading) {
     match shared.hub.on_reading(reading, SystemTime::now()) {
         Taken::New => {
             shared.metrics.configurations_taken.add_one();
-            let generation = shared.hub.totals().generation;
+            let generation = shared.hub.totals(Instant::now()).generation;
             tracing::info!(generation, files, "configuration taken");
+            let message = format!("{files} files, generation {generation}");
+            let happened = Happened::new(Kind::ConfigurationTaken, "the configuration", message);
+            let version = shared.hub.configuration().version;
+            shared.hub.events().tell(happened.with("generation", generation).with("version", version));
         }
         Taken::Same { after_errors: true } => {
             tracing::info!("the configuration is as it was before the errors");
@@ -215,17 +248,55 @@ fn take(shared: &server::Shared, reading: Reading) {
         Taken::Same { after_errors: false } | Taken::Refused { new_errors: false } => {}
         Taken::Refused { new_errors: true } => {
             shared.metrics.configurations_refused.add_one();
-            let in_force = shared.hub.totals().generation;
+            let in_force = shared.hub.totals(Instant::now()).generation;
             tracing::error!(
                 errors = errors.len(),
                 in_force,
                 "configuration refused; the last good one stays in force"
             );
-            for error in errors {
+            for error in &errors {
                 tracing::error!("{error}");
             }
+            shared.hub.events().tell(refused(&errors, in_force));
         }
     }
+}
+
+/// The first error in words, and the first few in the details.
+fn refused(errors: &[ConfigError], in_force: u64) -> Happened {
+    const SHOWN: usize = 20;
+    let (subject, first) = match errors.first() {
+        Some(error) => (error.file.to_string(), error.to_string()),
+        None => ("the configuration".to_owned(), String::new()),
+    };
+    let more = match errors.len() {
+        0 | 1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    let shown: Vec<_> = errors.iter().take(SHOWN).map(|error| serde_json::json!(error)).collect();
+    Happened::new(Kind::ConfigurationRefused, subject, format!("{first}{more}; the last good one stays"))
+        .with("errors", shown)
+        .with("error_count", errors.len())
+        .with("in_force", in_force)
+}
+
+/// Numbers of events go on where there is a file; without one they are in memory only.
+fn open_events(path: &Path) -> Events {
+    Events::open(path).unwrap_or_else(|error| {
+        tracing::warn!(file = %path.display(), %error, "events cannot be kept: a restart loses them");
+        Events::without_file(&error)
+    })
+}
+
+/// Writes history and events as they are now.
+async fn keep(shared: &Arc<server::Shared>) {
+    let shared = shared.clone();
+    let _ = tokio::task::spawn_blocking(move || {
+        let events = shared.hub.events();
+        shared.recorder.save(events);
+        events.save();
+    })
+    .await;
 }
 
 /// Tells proxies what all of them together see.

@@ -19,6 +19,9 @@ use crate::{ca::Source, duration};
 const LEAF_LIFE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(10)..=Duration::from_secs(90 * 24 * 3600);
 
+/// Below that there is no history worth the name.
+const HISTORY: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
+
 /// Outrigger's control plane: certificate authority, discovery and policy for the proxies of a mesh.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger-control-plane", version)]
@@ -26,7 +29,8 @@ pub struct Args {
     /// Directory of *.yaml files to read and watch
     #[arg(long, env = "OUTRIGGER_CONFIG_DIR", value_name = "DIR")]
     config_dir: Option<PathBuf>,
-    /// Directory for the authority (ca/), known workloads and used tokens; made if it is not there
+    /// Directory for the authority (ca/), known workloads, used tokens, events and the history of traffic; made if it is
+    /// not there
     #[arg(long, env = "OUTRIGGER_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Trust domain of the mesh
@@ -35,7 +39,7 @@ pub struct Args {
     /// Where proxies connect (gRPC over TLS)
     #[arg(long, env = "OUTRIGGER_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:15012")]
     listen: String,
-    /// Where /healthz, /readyz, /metrics and /status are answered
+    /// Where /healthz, /readyz, /metrics, /status, /stat and /events are answered
     #[arg(long, env = "OUTRIGGER_STATUS_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:15014")]
     status_listen: String,
     /// Life of a workload's certificate; proxies renew at half of it
@@ -51,6 +55,12 @@ pub struct Args {
     /// Further roots to trust (PEM)
     #[arg(long, env = "OUTRIGGER_TRUST_ROOTS", value_name = "FILE")]
     trust_roots: Option<PathBuf>,
+    /// Memory that the history of traffic may take: 10 s kept for 6 h, as far as there is room
+    #[arg(long, env = "OUTRIGGER_HISTORY_MEMORY", value_name = "SIZE", default_value = "64MiB")]
+    history_memory: String,
+    /// Room that it may take on disk, to come back after a restart
+    #[arg(long, env = "OUTRIGGER_HISTORY_DISK", value_name = "SIZE", default_value = "256MiB")]
+    history_disk: String,
     /// What to log: error, warn, info, debug or trace, also by module (info,outrigger_control_plane=debug)
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -68,6 +78,9 @@ pub struct Settings {
     pub status_listen: SocketAddr,
     pub leaf_life: Duration,
     pub ca: Source,
+    /// In bytes.
+    pub history_memory: usize,
+    pub history_disk: u64,
     pub log: EnvFilter,
 }
 
@@ -88,6 +101,8 @@ impl Args {
             ca_cert,
             ca_key,
             trust_roots,
+            history_memory,
+            history_disk,
             log,
             print_schema: _,
         } = self;
@@ -118,6 +133,15 @@ impl Args {
                 None
             }
         };
+        let mut size = |flag: &str, text: &str| {
+            let size = size(text).filter(|size| HISTORY.contains(size));
+            size.or_else(|| {
+                note(flag, format!("{text:?} is not a size such as 64MiB, between 1MiB and 1024GiB"));
+                None
+            })
+        };
+        let history_memory = size("history-memory", &history_memory);
+        let history_disk = size("history-disk", &history_disk);
         let own = state_dir.as_deref().unwrap_or_else(|| Path::new("")).join("ca");
         let ca = match (ca_cert, ca_key) {
             (Some(chain), Some(key)) => Source::Given(Files { chain, key, trust: trust_roots }),
@@ -144,7 +168,8 @@ impl Args {
         };
         let filter = EnvFilter::builder().parse(&log);
         let log = filter.map_err(|error| note("log", format!("{log:?} is not a filter: {error}"))).ok();
-        match (config_dir, state_dir, trust_domain, listen, status_listen, leaf_life, log) {
+        let history = history_memory.and_then(|memory| usize::try_from(memory).ok()).zip(history_disk);
+        match (config_dir, state_dir, trust_domain, listen, status_listen, leaf_life, history, log) {
             (
                 Some(config_dir),
                 Some(state_dir),
@@ -152,6 +177,7 @@ impl Args {
                 Some(listen),
                 Some(status_listen),
                 Some(leaf_life),
+                Some((history_memory, history_disk)),
                 Some(log),
             ) if wrong.is_empty() => Ok(Settings {
                 config_dir,
@@ -161,11 +187,21 @@ impl Args {
                 status_listen,
                 leaf_life,
                 ca,
+                history_memory,
+                history_disk,
                 log,
             }),
             _ => Err(wrong),
         }
     }
+}
+
+/// Bytes of `64MiB`, `1GiB`, `512KiB` or a plain number of them.
+fn size(text: &str) -> Option<u64> {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("", 0)];
+    let (digits, power) = units.iter().find_map(|(unit, power)| Some((text.strip_suffix(unit)?, power)))?;
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse::<u64>().ok()?.checked_mul(1 << power)).flatten()
 }
 
 fn required(flag: &str, value: Option<PathBuf>, note: &mut impl FnMut(&str, String)) -> Option<PathBuf> {
@@ -193,6 +229,8 @@ mod tests {
             "--status-listen=:80",
             "--leaf-life=never",
             "--ca-cert=x",
+            "--history-memory=64MB",
+            "--history-disk=1KiB",
             "--log=a=b=c",
         ]);
         let told = told.err().unwrap();
@@ -206,6 +244,8 @@ mod tests {
                 "--listen",
                 "--status-listen",
                 "--leaf-life",
+                "--history-memory",
+                "--history-disk",
                 "--ca-key",
                 "--log"
             ],
@@ -221,7 +261,26 @@ mod tests {
         assert_eq!(settings.listen.to_string(), "[::]:15012");
         assert_eq!(settings.status_listen.to_string(), "[::]:15014");
         assert_eq!(settings.leaf_life, Duration::from_secs(24 * 3600));
+        assert_eq!((settings.history_memory, settings.history_disk), (64 << 20, 256 << 20));
         assert!(matches!(settings.ca, Source::Own(dir) if dir == Path::new("s/ca")));
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("64MiB", Some(64 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("512KiB", Some(512 << 10)),
+            ("1048576", Some(1 << 20)),
+            ("", None),
+            ("MiB", None),
+            ("64MB", None),
+            ("-1", None),
+            ("+1MiB", None),
+            ("18446744073709551615GiB", None),
+        ] {
+            assert_eq!(size(text), expected, "{text}");
+        }
     }
 
     #[test]

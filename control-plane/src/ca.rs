@@ -12,18 +12,26 @@
 //! authority in force stays.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use outrigger_certs::{
     Authority, AuthorityError, Credentials, SignError, SpiffeId, TrustDomain, authority::Files, inspect,
+    verify,
 };
 use outrigger_proto::spec::Trust;
 use serde::Serialize;
 
-use crate::{hub::Hub, watch::Watch};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+use crate::{
+    events::{Events, Happened, Kind, Severity},
+    hub::Hub,
+    watch::Watch,
+};
 
 /// Namespace and service account of the control plane itself; no token may name them.
 pub const OWN_NAMESPACE: &str = "outrigger";
@@ -38,6 +46,8 @@ pub struct Ca {
     authority: RwLock<Arc<Authority>>,
     /// Why the files as they are now are not in force.
     error: Mutex<Option<String>>,
+    /// Certificates of which it was told that they end soon.
+    told: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +58,17 @@ pub enum CaError {
     Own(#[from] SignError),
     #[error("{0}")]
     Other(String),
+}
+
+/// When a certificate of ours is valid, in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateTimes {
+    /// `own`, `issuer` or `root`.
+    pub role: &'static str,
+    pub subject: String,
+    pub sha256: String,
+    pub not_before: i64,
+    pub not_after: i64,
 }
 
 /// The authority as `/status` shows it.
@@ -97,6 +118,7 @@ impl Ca {
             trust_domain,
             authority: RwLock::new(Arc::new(authority)),
             error: Mutex::new(None),
+            told: Mutex::default(),
         };
         this.credential_renewed(now)?;
         this.credentials.set_trust(this.authority().trust_bundle()).map_err(other)?;
@@ -139,6 +161,7 @@ impl Ca {
                 () = watch.changed() => self.reload(hub),
                 () = tokio::time::sleep(look) => self.renew_when_due(SystemTime::now()),
             }
+            self.tell_of_ends(hub.events(), SystemTime::now());
         }
     }
 
@@ -155,6 +178,12 @@ impl Ca {
                         error = text,
                         "the authority's files are not usable; the one in force stays"
                     );
+                    let message = format!("not usable, the one in force stays: {text}");
+                    hub.events().tell(Happened::new(
+                        Kind::AuthorityRefused,
+                        "the authority's files",
+                        message,
+                    ));
                 }
                 return;
             }
@@ -173,6 +202,67 @@ impl Ca {
         }
         hub.set_trust(self.trust());
         tracing::info!(issuer_changed, roots, "the authority changed");
+        let signs =
+            if issuer_changed { "another certificate signs now" } else { "the same certificate signs" };
+        let happened =
+            Happened::new(Kind::RootChanged, "the authority", format!("{roots} roots trusted, {signs}"))
+                .with("roots", self.authority().roots_der().iter().map(|der| sha256(der)).collect::<Vec<_>>())
+                .with("issuer_changed", issuer_changed);
+        hub.events().tell(happened);
+    }
+
+    /// An event for each certificate that has less than a quarter of its life left, once.
+    fn tell_of_ends(&self, events: &Events, now: SystemTime) {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for certificate in self.certificates() {
+            let CertificateTimes { role, subject, sha256, not_before, not_after } = certificate;
+            let left = not_after.saturating_sub(now);
+            if left >= not_after.saturating_sub(not_before) / 4 || !told.insert(sha256.clone()) {
+                continue;
+            }
+            let hours = left / 3600;
+            let message = match (role, left > 0) {
+                (_, false) => format!("the {role} certificate has ended"),
+                ("own", true) => format!("our own certificate ends in {left} s and could not be renewed"),
+                (_, true) => format!(
+                    "the {role} certificate ends in {hours} h: see docs/control-plane.md, Replacing the root"
+                ),
+            };
+            let severity = if left > 0 { Severity::Warning } else { Severity::Error };
+            let happened = Happened::new(Kind::CertificateNearEnd, subject, message)
+                .severe(severity)
+                .with("certificate", role)
+                .with("sha256", sha256)
+                .with("not_after", not_after);
+            events.tell(happened);
+        }
+    }
+
+    /// Each of them once: our own, what signs, and every root.
+    pub fn certificates(&self) -> Vec<CertificateTimes> {
+        let authority = self.authority();
+        let own = self.credentials.current();
+        let own = own.iter().filter_map(|own| own.chain().first()).map(|der| ("own", der.as_ref()));
+        let issuers = authority.chain().iter().map(|der| ("issuer", der.as_ref()));
+        let roots = authority.roots_der();
+        // The chain ends with the root.
+        let issuers = issuers.filter(|(_, der)| !roots.iter().any(|root| root.as_slice() == *der));
+        let all = own.chain(issuers).chain(roots.iter().map(|der| ("root", der.as_slice())));
+        let mut seen = BTreeSet::new();
+        let all = all.filter_map(|(role, der)| {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
+            let times = CertificateTimes {
+                role,
+                subject: certificate.subject().to_string(),
+                sha256: sha256(der),
+                not_before: certificate.validity().not_before.timestamp(),
+                not_after: certificate.validity().not_after.timestamp(),
+            };
+            seen.insert(times.sha256.clone()).then_some(times)
+        });
+        all.collect()
     }
 
     fn renew_when_due(&self, now: SystemTime) {
@@ -206,6 +296,10 @@ impl Ca {
             error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
+}
+
+fn sha256(der: &[u8]) -> String {
+    inspect::hex(&verify::fingerprint(der))
 }
 
 fn other(error: impl ToString) -> CaError {

@@ -15,13 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_certs::SpiffeId;
 use outrigger_proto::spec::{Key, RateLimit, Scope, State, Trust};
 use tokio::sync::{Notify, watch};
 
 use crate::{
     compile,
     config_dir::Reading,
-    index::{Index, Topic, Topics, Workload},
+    events::{Events, Happened, Kind, Severity},
+    index::{Index, Topic, Topics, Workload, WorkloadId},
+    names::Names,
     observatory::SharedLimit,
     subscription::{Compiled, Outgoing, Refusal, Subscription},
     workloads::{Effect, Phase, Presence, StreamId, Workloads, store::Saved},
@@ -39,6 +42,8 @@ const MAX_KEPT: usize = 100_000;
 
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// Who comes and goes is told there.
+    events: Arc<Events>,
     /// Counts changes that are worth saving.
     saving: watch::Sender<u64>,
     timer: Arc<Notify>,
@@ -52,6 +57,8 @@ struct Inner {
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
     configuration: ConfigurationReport,
+    /// When that configuration was taken.
+    generation_since: Instant,
     settled_at: Instant,
     /// What streams have not been told yet, because they were woken a moment ago.
     untold: Topics,
@@ -105,7 +112,7 @@ impl Handle {
 }
 
 impl Hub {
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Instant, events: Arc<Events>) -> Self {
         let timer = Arc::new(Notify::new());
         let inner = Inner {
             timer: timer.clone(),
@@ -116,11 +123,16 @@ impl Hub {
             streams: BTreeMap::new(),
             next_stream: 0,
             configuration: ConfigurationReport::default(),
+            generation_since: now,
             settled_at: now + WARM_UP,
             untold: Topics::new(),
             told_at: None,
         };
-        Self { inner: Mutex::new(inner), saving: watch::Sender::new(0), timer }
+        Self { inner: Mutex::new(inner), events, saving: watch::Sender::new(0), timer }
+    }
+
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     /// Takes over what an earlier process knew of workloads, and with it the right to correct proxies at
@@ -144,6 +156,9 @@ impl Hub {
             Ok(config) => {
                 let topics = inner.index.reset_config(Arc::new(config));
                 let taken = inner.configuration.on_taken(files, version, at);
+                if taken == Taken::New {
+                    inner.generation_since = Instant::now();
+                }
                 inner.spread(topics);
                 taken
             }
@@ -171,18 +186,26 @@ impl Hub {
         let handle = Arc::new(Handle::default());
         let record = ProxyRecord::new(&presence, presence_only, remote);
         inner.streams.insert(stream, Stream { handle: handle.clone(), record });
+        let joined = (!inner.workloads.knows(&presence.id)).then(|| joined(&presence));
         let effects = inner.workloads.on_hello(stream, presence, state);
+        let left = gone(&effects, "another process has taken its place", Severity::Info);
         inner.apply(effects);
         drop(inner);
+        left.into_iter().chain(joined).for_each(|happened| self.events.tell(happened));
         self.changed();
         (stream, handle)
     }
 
     pub fn on_state(&self, stream: StreamId, state: State) {
         let mut inner = self.lock();
+        let begun = inner.workloads.begins_to_drain(stream, &state).cloned();
         let effects = inner.workloads.on_state(stream, state);
         inner.apply(effects);
         drop(inner);
+        if let Some(id) = begun {
+            let message = "draining: it gets no new requests";
+            self.events.tell(about(Kind::Draining, &id, message).by(&id.identity));
+        }
         self.changed();
     }
 
@@ -190,8 +213,10 @@ impl Hub {
         let mut inner = self.lock();
         inner.streams.remove(&stream);
         let effects = inner.workloads.on_disconnected(stream, now);
+        let left = gone(&effects, "it has drained", Severity::Info);
         inner.apply(effects);
         drop(inner);
+        left.into_iter().for_each(|happened| self.events.tell(happened));
         self.timer.notify_one();
         self.changed();
     }
@@ -242,6 +267,17 @@ impl Hub {
         traffic().map(|limit| SharedLimit { limit: limit.clone(), live: 0 })
     }
 
+    /// Whether a proxy of this identity has a configuration stream.
+    pub fn has_stream(&self, identity: &SpiffeId) -> bool {
+        self.lock().workloads.is_connected(identity)
+    }
+
+    /// What ports are called, as of now.
+    pub fn names(&self) -> Names {
+        let inner = self.lock();
+        Names::new(inner.index.config().clone(), inner.index.workloads().cloned())
+    }
+
     /// When streams that were held back by the warm-up are to look again.
     pub fn settles_in(&self, now: Instant) -> Duration {
         self.lock().settled_at.saturating_duration_since(now)
@@ -261,10 +297,16 @@ impl Hub {
                 let mut inner = self.lock();
                 let effects = inner.workloads.handle_timeout(now);
                 let any = !effects.is_empty();
+                let left = gone(
+                    &effects,
+                    "its stream ended without a word, and it did not come back",
+                    Severity::Warning,
+                );
                 inner.apply(effects);
                 inner.tell(now);
                 let next = [inner.workloads.poll_timeout(), inner.tells_at()].into_iter().flatten().min();
                 drop(inner);
+                left.into_iter().for_each(|happened| self.events.tell(happened));
                 if any {
                     self.changed();
                 }
@@ -298,6 +340,28 @@ impl Hub {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
+}
+
+fn about(kind: Kind, id: &WorkloadId, message: impl Into<String>) -> Happened {
+    Happened::new(kind, id.identity.as_str(), message).with("instance", &*id.instance)
+}
+
+fn joined(presence: &Presence) -> Happened {
+    let Presence { id, addresses, zone, version, .. } = presence;
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    about(Kind::ProxyJoined, id, format!("joined from {}", addresses.join(", ")))
+        .with("addresses", addresses)
+        .with("zone", &**zone)
+        .with("version", version.as_str())
+}
+
+fn gone(effects: &[Effect], why: &str, severity: Severity) -> Vec<Happened> {
+    let gone = effects.iter().filter_map(|effect| match effect {
+        Effect::Gone(id) => Some(id),
+        Effect::Changed(_) | Effect::Replaced(_) => None,
+    });
+    gone.map(|id| about(Kind::ProxyLeft, id, format!("left: {why}")).severe(severity).with("why", why))
+        .collect()
 }
 
 /// A panic under one of these locks has ended one stream; the others go on.

@@ -1,14 +1,16 @@
-//! The gRPC server that proxies talk to: `Identity.Sign`, `Mesh.Configure`, `Mesh.Observe`, health and reflection.
+//! The gRPC server that proxies talk to: `Identity.Sign`, `Mesh.Configure`, `Mesh.Observe`, `Mesh.Report`, health and
+//! reflection.
 //!
 //! Connections come from our own accept loop (`accept.rs`) with the peer's identity already verified; the
 //! services only ever see a [`Peer`]. TLS, limits and times are decided here and there, what is said on a
-//! stream in `mesh.rs` and `observe.rs`, who gets a certificate in `identity.rs`.
+//! stream in `mesh.rs`, `observe.rs` and `report.rs`, who gets a certificate in `identity.rs`.
 
 mod accept;
 mod identity;
 mod limit;
 mod mesh;
 mod observe;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +24,9 @@ use outrigger_proto::{
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::Server;
 
-use crate::{ca::Ca, hub::Hub, metrics::Metrics, observatory::Observatory, used_tokens::UsedTokens};
+use crate::{
+    ca::Ca, hub::Hub, metrics::Metrics, observatory::Observatory, recorder::Recorder, used_tokens::UsedTokens,
+};
 
 /// A dead peer is found within the sum of these.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -51,6 +55,7 @@ pub struct Shared {
     pub ca: Arc<Ca>,
     pub hub: Arc<Hub>,
     pub observatory: Arc<Observatory>,
+    pub recorder: Arc<Recorder>,
     pub used_tokens: UsedTokens,
     pub metrics: Arc<Metrics>,
 }

@@ -1,9 +1,13 @@
-//! The status port: `/healthz`, `/readyz`, `/metrics` and `/status` over plain HTTP/1.1. It shows and changes
-//! nothing.
+//! The status port: `/healthz`, `/readyz`, `/metrics`, `/status`, `/stat` and `/events` over plain HTTP/1.1. It shows
+//! and changes nothing.
 //!
 //! `/status` is what `outrigger status` prints; its shape is documented in docs/control-plane.md. It names
 //! services, endpoints and identities, so the port is for operators: bind it to an address that only they
 //! reach.
+
+mod events;
+mod parameters;
+mod stat;
 
 use std::{
     convert::Infallible,
@@ -28,15 +32,22 @@ use tokio::{
 
 use crate::{
     ca::{Ca, CaReport},
+    events::EventsReport,
     hub::{
         Hub,
         report::{ConfigurationReport, ProxyReport, ServiceReport},
     },
-    metrics::Metrics,
+    metrics::{
+        Metrics, Observed,
+        page::{Format, Page},
+    },
     observatory::{CircuitReport, Observatory, Opinion, ShareReport},
+    recorder::{HistoryReport, Recorder},
 };
 
 const MAX_CONNECTIONS: usize = 64;
+/// Of those, such as wait for events.
+pub const MAX_WAITING: usize = 32;
 const HEAD: Duration = Duration::from_secs(10);
 /// A scraper keeps its connection; one that is forgotten does not stay for ever.
 const LIFE: Duration = Duration::from_secs(300);
@@ -45,7 +56,10 @@ pub struct Shared {
     pub ca: Arc<Ca>,
     pub hub: Arc<Hub>,
     pub observatory: Arc<Observatory>,
+    pub recorder: Arc<Recorder>,
     pub metrics: Arc<Metrics>,
+    /// Places of those who wait for events.
+    pub waiting: Semaphore,
     /// Whether proxies can connect.
     pub serving: watch::Receiver<bool>,
     pub started: Instant,
@@ -68,6 +82,15 @@ struct Report {
     /// The latest transitions of circuits, the newest first.
     transitions: Vec<Opinion>,
     shared_limits: Vec<ShareReport>,
+    history: HistoryReport,
+    reports: ReportsReport,
+    events: EventsReport,
+}
+
+#[derive(Serialize)]
+struct ReportsReport {
+    streams: u64,
+    refused: u64,
 }
 
 #[derive(Serialize)]
@@ -100,7 +123,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connection(socket: TcpStream, shared: &Shared) {
-    let answer = |request: Request<Incoming>| async move { Ok::<_, Infallible>(answer(&request, shared)) };
+    let answer =
+        |request: Request<Incoming>| async move { Ok::<_, Infallible>(answer(&request, shared).await) };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -113,25 +137,34 @@ async fn connection(socket: TcpStream, shared: &Shared) {
     }
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+type Answer = Response<Full<Bytes>>;
+
+async fn answer(request: &Request<Incoming>, shared: &Shared) -> Answer {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "this port only shows\n".to_owned());
     }
-    let reasons = shared.not_ready();
+    let query = request.uri().query().unwrap_or_default();
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+        "/readyz" => match shared.not_ready() {
+            reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
+            reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+        },
         "/metrics" => {
-            let metrics =
-                shared.metrics.render(shared.hub.totals(), shared.observatory.totals(), reasons.is_empty());
-            with_type(StatusCode::OK, "text/plain; version=0.0.4", metrics)
+            let accept = request.headers().get_all(header::ACCEPT).iter();
+            let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
+            shared.metrics(Format::wanted(&accept.join(",")))
         }
-        "/status" => match serde_json::to_string_pretty(&shared.report(reasons)) {
+        "/status" => match serde_json::to_string_pretty(&shared.report(shared.not_ready())) {
             Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
-        _ => text(StatusCode::NOT_FOUND, "here are /healthz /readyz /metrics /status\n".to_owned()),
+        "/stat" => stat::answer(query, shared).await,
+        "/events" => events::answer(query, shared).await,
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "here are /healthz /readyz /metrics /status /stat /events\n".to_owned(),
+        ),
     }
 }
 
@@ -151,6 +184,23 @@ impl Shared {
             reasons.push(format!("our own certificate is not usable: {error}"));
         }
         reasons
+    }
+
+    fn metrics(&self, format: Format) -> Answer {
+        let (observation_streams, circuits_open) = self.observatory.totals();
+        let observed = Observed {
+            totals: self.hub.totals(Instant::now()),
+            observation_streams,
+            circuits_open,
+            ready: self.not_ready().is_empty(),
+            history: self.recorder.report(),
+            recorder: &self.recorder.counts,
+            events: self.hub.events().counts(),
+            certificates: self.ca.certificates(),
+        };
+        let mut page = Page::new(format);
+        self.metrics.render(&observed, &mut page);
+        with_type(StatusCode::OK, format.content_type(), page.finish())
     }
 
     fn report(&self, reasons: Vec<String>) -> Report {
@@ -173,17 +223,33 @@ impl Shared {
             circuits: circuits.filter(|port| !port.circuits.is_empty()).collect(),
             transitions: self.observatory.history(),
             shared_limits: self.observatory.shares(),
+            history: self.recorder.report(),
+            reports: ReportsReport {
+                streams: self.metrics.report_streams.value(),
+                refused: self.metrics.reports_refused.value(),
+            },
+            events: self.hub.events().report(),
             services,
         }
     }
 }
 
-fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(mut json) => {
+            json.push(b'\n');
+            with_type(StatusCode::OK, "application/json", json)
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Answer {
     with_type(status, "text/plain; charset=utf-8", text)
 }
 
-fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response

@@ -28,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_certs::SpiffeId;
 use outrigger_proto::spec::{Serve, State};
 
 use crate::index::{Workload, WorkloadId};
@@ -117,6 +118,20 @@ impl Workloads {
         effects.push(self.put(presence, state, Phase::Connected { stream }));
         effects.extend(lost.into_iter().map(|(id, _)| Effect::Gone(id)));
         effects
+    }
+
+    pub fn knows(&self, id: &WorkloadId) -> bool {
+        self.entries.contains_key(id)
+    }
+
+    pub fn is_connected(&self, identity: &SpiffeId) -> bool {
+        self.streams.values().any(|id| id.identity == *identity)
+    }
+
+    /// Whose state says for the first time that it drains.
+    pub fn begins_to_drain(&self, stream: StreamId, state: &State) -> Option<&WorkloadId> {
+        let entry = self.entries.get(self.streams.get(&stream)?)?;
+        (state.draining && !entry.state.draining).then_some(&entry.presence.id)
     }
 
     pub fn on_state(&mut self, stream: StreamId, state: State) -> Vec<Effect> {

@@ -111,7 +111,15 @@ pub struct Totals {
     pub services: usize,
     pub generation: u64,
     pub configuration_errors: usize,
+    /// Proxies with a stream, and such that are remembered until their lease ends.
+    pub connected: usize,
+    pub away: usize,
+    /// Proxies that still have not acknowledged the configuration in force, though it is [`OLD_AFTER`] old.
+    pub on_old_generation: usize,
 }
+
+/// How long a proxy has to take a new configuration until it counts as behind: a slow one takes some seconds.
+pub const OLD_AFTER: Duration = Duration::from_secs(60);
 
 impl ConfigurationReport {
     pub(super) fn on_taken(&mut self, files: Vec<Arc<str>>, version: String, at: SystemTime) -> Taken {
@@ -212,7 +220,7 @@ impl Hub {
             .collect()
     }
 
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self, now: Instant) -> Totals {
         let inner = self.lock();
         let mut totals = Totals {
             streams: inner.streams.len(),
@@ -225,6 +233,17 @@ impl Hub {
             totals.presence_only += usize::from(stream.record.presence_only);
             totals.out_of_sync += usize::from(!stream.record.in_sync);
             totals.refused += stream.record.refused.len();
+            let record = &stream.record;
+            let since = record.since.max(inner.generation_since);
+            let is_old = !record.presence_only && record.acked_generation < inner.configuration.generation;
+            totals.on_old_generation +=
+                usize::from(is_old && now.saturating_duration_since(since) >= OLD_AFTER);
+        }
+        for entry in inner.workloads.entries() {
+            match entry.phase {
+                Phase::Connected { .. } => totals.connected += 1,
+                Phase::Leased { .. } => totals.away += 1,
+            }
         }
         for workload in inner.index.workloads() {
             totals.workloads += 1;

@@ -23,7 +23,7 @@ fn presence(name: &str, number: u32) -> Presence {
 const READY: State = State { ready: true, draining: false, ready_since: None };
 
 fn hub() -> Arc<Hub> {
-    let hub = Arc::new(Hub::new(Instant::now()));
+    let hub = Arc::new(Hub::new(Instant::now(), Arc::default()));
     let text = "apiVersion: outrigger.dev/v1alpha1\nkind: MeshService\nmetadata: {name: orders, namespace: shop}\nspec: {ports: [{port: 80}], selector: {app: orders}}\n";
     let files = [SourceFile { name: "a.yaml".into(), text: Ok(text.into()) }];
     let result = config::read(&files, &TrustDomain::parse("mesh.local").unwrap());
@@ -71,7 +71,7 @@ async fn a_storm_of_changes_wakes_streams_a_few_times() {
     }
     storm.join().unwrap();
     assert!(updates < 500, "{updates} updates for 1000 changes");
-    assert_eq!(hub.totals().serving, 1001);
+    assert_eq!(hub.totals(Instant::now()).serving, 1001);
     timers.abort();
 }
 

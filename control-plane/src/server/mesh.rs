@@ -24,8 +24,9 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Peer, Shared, observe};
+use super::{Peer, Shared, observe, report};
 use crate::{
+    events::{self, Happened},
     hub::Handle,
     index::{Workload, WorkloadId},
     subscription::{Outgoing, Subscription},
@@ -52,6 +53,7 @@ impl Service {
 impl Mesh for Service {
     type ConfigureStream = Pin<Box<dyn Stream<Item = Result<pb::ConfigureResponse, Status>> + Send>>;
     type ObserveStream = observe::Answers;
+    type ReportStream = report::Answers;
 
     async fn configure(
         &self,
@@ -94,6 +96,13 @@ impl Mesh for Service {
         request: Request<Streaming<pb::Observations>>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
         observe::observe(&self.shared, self.stop.clone(), request)
+    }
+
+    async fn report(
+        &self,
+        request: Request<Streaming<pb::TrafficReport>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        report::report(&self.shared, self.stop.clone(), request)
     }
 }
 
@@ -236,6 +245,15 @@ impl Greeted {
                     let (field, reason) = refusal.errors.first().map_or(("", ""), |e| (&e.field, &e.reason));
                     tracing::warn!(identity = %self.subscriber.id.identity, key = %refusal.key, field, reason,
                         "a proxy refused a resource");
+                    let id = &self.subscriber.id;
+                    let message = format!("refused {}: {field}: {reason}", refusal.key);
+                    let happened = Happened::new(events::Kind::UpdateRefused, id.identity.as_str(), message)
+                        .by(&id.identity)
+                        .with("instance", &*id.instance)
+                        .with("key", refusal.key.to_string())
+                        .with("field", field)
+                        .with("reason", reason);
+                    self.shared.hub.events().tell(happened);
                 }
                 self.shared.hub.on_answer(self.id, subscription, Some(&refusals));
             }

@@ -4,6 +4,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use outrigger_certs::SpiffeId;
 use outrigger_proto::{convert, pb, spec::Guidance};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -18,6 +19,7 @@ pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<pb::Guidance, Status>
 struct Open {
     shared: Arc<Shared>,
     observer: Observer,
+    identity: SpiffeId,
 }
 
 pub(super) fn observe(
@@ -30,8 +32,8 @@ pub(super) fn observe(
         shared.metrics.streams_refused.add_one();
         return Err(Status::unauthenticated("a client certificate is required: ask Identity.Sign for one"));
     };
-    let (observer, guidance) = shared.observatory.on_open(identity, peer.address);
-    let open = Open { shared: Arc::clone(shared), observer };
+    let (observer, guidance) = shared.observatory.on_open(identity.clone(), peer.address);
+    let open = Open { shared: Arc::clone(shared), observer, identity };
     let (answers, stream) = mpsc::channel(1);
     tokio::spawn(open.run(request.into_inner(), guidance, answers, stop));
     Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -55,6 +57,9 @@ impl Open {
                     let Ok(Some(message)) = message else { return };
                     match convert::observations(message) {
                         Ok(seen) => {
+                            for transition in &seen.transitions {
+                                self.shared.hub.events().tell_transition(&self.identity, transition);
+                            }
                             let limit = |name: &str| self.shared.hub.shared_limit(name);
                             self.shared.observatory.on_observations(self.observer, seen, limit);
                         }

@@ -2,5 +2,6 @@
 
 mod configure;
 mod operate;
+mod reports;
 mod rig;
 mod sign;

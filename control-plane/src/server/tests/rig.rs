@@ -72,6 +72,8 @@ impl Rig {
             status_listen: any,
             leaf_life: Duration::from_secs(600),
             ca: Source::Own(dir.path().join("state/ca")),
+            history_memory: 64 << 20,
+            history_disk: 256 << 20,
             log: tracing_subscriber::EnvFilter::default(),
         };
         let app = App::build(settings).await.unwrap();
