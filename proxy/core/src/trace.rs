@@ -23,6 +23,7 @@ mod b3;
 mod context;
 mod hex;
 mod keep;
+mod lines;
 mod mint;
 mod propagators;
 mod sampler;

@@ -17,8 +17,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     Cause, Context, Mint, SpanId, TraceId,
-    context::{Decided, Told, ows},
+    context::{Decided, Told},
     hex,
+    lines::{Multi, Once},
     mint::Text,
 };
 
@@ -37,17 +38,15 @@ const LONGEST: usize = 68;
 
 const DEBUG: Decided = Decided { sampled: Some(true), debug: true };
 
-pub(super) fn read_single(fields: &HeaderMap) -> Told {
-    let mut values = fields.get_all(B3).iter();
-    let Some(value) = values.next() else { return Told::Nothing };
-    if values.next().is_some() {
-        return Told::Malformed(Cause::Repeated);
+pub(super) fn read_single(b3: Once<'_>) -> Told {
+    match b3 {
+        Once::Absent => Told::Nothing,
+        Once::Value(text) => match decision(text) {
+            Some(decided) => Told::Decided(decided),
+            None => parse_single(text).map_or_else(Told::Malformed, Told::Context),
+        },
+        Once::Repeated => Told::Malformed(Cause::Repeated),
     }
-    let text = ows(value.as_bytes());
-    if let Some(decided) = decision(text) {
-        return Told::Decided(decided);
-    }
-    parse_single(text).map_or_else(Told::Malformed, Told::Context)
 }
 
 fn parse_single(text: &[u8]) -> Result<Context, Cause> {
@@ -69,20 +68,18 @@ fn parse_single(text: &[u8]) -> Result<Context, Cause> {
     Ok(context(trace, span, decided))
 }
 
-/// Where a field is there twice, its first value counts, as is specified.
-pub(super) fn read_multi(fields: &HeaderMap) -> Told {
-    let value = |name| fields.get(name).map(|value: &HeaderValue| ows(value.as_bytes()));
-    let sampled = match value(SAMPLED) {
+pub(super) fn read_multi(fields: Multi<'_>) -> Told {
+    let sampled = match fields.sampled {
         None => None,
         Some(b"1" | b"true") => Some(true),
         Some(b"0" | b"false") => Some(false),
         Some(_) => return Told::Malformed(Cause::Sampled),
     };
-    let decided = match value(FLAGS) {
+    let decided = match fields.flags {
         Some(b"1") => DEBUG,
         _ => Decided { sampled, debug: false },
     };
-    match (value(TRACE), value(SPAN)) {
+    match (fields.trace, fields.span) {
         (None, None) if decided == Decided::default() => Told::Nothing,
         (None, None) => Told::Decided(decided),
         (Some(trace), Some(span)) => match (trace_id(trace), SpanId::parse(span)) {

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::{Decision, Format, Formats, Propagators, SpanId, TraceId, b3, w3c};
+use super::{Decision, Format, Formats, Propagators, SpanId, TraceId, b3, lines::Lines, w3c};
 
 /// A place in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,13 +108,14 @@ pub(super) enum Told {
 impl Extracted {
     /// Formats that are not among the `propagators` are fields like any other: neither read nor replaced.
     pub fn of(fields: &HeaderMap, propagators: Propagators) -> Self {
-        let mut extracted = Self { baggage: w3c::baggage(fields), ..Self::default() };
+        let lines = Lines::of(fields);
+        let mut extracted = Self { baggage: w3c::baggage(lines.baggage, fields), ..Self::default() };
         let mut traceparent = None;
         for format in propagators.iter() {
             let told = match format {
-                Format::W3c => w3c::read(fields),
-                Format::B3 => b3::read_single(fields),
-                Format::B3Multi => b3::read_multi(fields),
+                Format::W3c => w3c::read(lines.traceparent),
+                Format::B3 => b3::read_single(lines.b3),
+                Format::B3Multi => b3::read_multi(lines.multi),
             };
             match told {
                 Told::Nothing => continue,
@@ -139,7 +140,7 @@ impl Extracted {
             extracted.formats = propagators.formats();
         }
         if propagators.formats().has(Format::W3c) {
-            extracted.tracestate = match w3c::tracestate(fields) {
+            extracted.tracestate = match w3c::tracestate(lines.tracestate, fields) {
                 // It belongs to the trace of the `traceparent`, which may be bad or not be the one that counts.
                 Passage::Kept if traceparent.is_none() || traceparent != extracted.trace() => {
                     Passage::Dropped(Dropped::Orphaned)
@@ -181,12 +182,4 @@ impl Origin {
         let random = parent.is_none_or(|parent| parent.random);
         Context { trace, span, sampled: Some(sampled), debug: sampled && self.debug, random }
     }
-}
-
-/// Without the white space that HTTP allows around values and members.
-pub(super) fn ows(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }

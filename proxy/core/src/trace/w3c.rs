@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     Cause, Context, Dropped, Passage, SpanId, TraceId,
-    context::{Told, ows},
+    context::Told,
     hex,
+    lines::{List, Once, ows},
     mint::Text,
 };
 
@@ -34,13 +35,12 @@ const RANDOM: u8 = 2;
 /// `00-`, ids and flags.
 const LENGTH: usize = 55;
 
-pub(super) fn read(fields: &HeaderMap) -> Told {
-    let mut values = fields.get_all(TRACEPARENT).iter();
-    let Some(value) = values.next() else { return Told::Nothing };
-    if values.next().is_some() {
-        return Told::Malformed(Cause::Repeated);
+pub(super) fn read(traceparent: Once<'_>) -> Told {
+    match traceparent {
+        Once::Absent => Told::Nothing,
+        Once::Value(text) => parse(text).map_or_else(Told::Malformed, Told::Context),
+        Once::Repeated => Told::Malformed(Cause::Repeated),
     }
-    parse(ows(value.as_bytes())).map_or_else(Told::Malformed, Told::Context)
 }
 
 fn parse(text: &[u8]) -> Result<Context, Cause> {
@@ -76,32 +76,31 @@ pub(super) fn write(context: &Context) -> Text {
     text
 }
 
-pub(super) fn tracestate(fields: &HeaderMap) -> Passage {
-    measure(fields, &TRACESTATE, TRACESTATE_BYTES, TRACESTATE_MEMBERS)
+pub(super) fn tracestate(list: List, fields: &HeaderMap) -> Passage {
+    measure(list, fields, &TRACESTATE, TRACESTATE_BYTES, TRACESTATE_MEMBERS)
 }
 
-pub(super) fn baggage(fields: &HeaderMap) -> Passage {
-    measure(fields, &BAGGAGE, BAGGAGE_BYTES, BAGGAGE_MEMBERS)
+pub(super) fn baggage(list: List, fields: &HeaderMap) -> Passage {
+    measure(list, fields, &BAGGAGE, BAGGAGE_BYTES, BAGGAGE_MEMBERS)
 }
 
-/// As if all lines were one, with commas between.
-fn measure(fields: &HeaderMap, name: &HeaderName, most_bytes: usize, most_members: usize) -> Passage {
-    let lines = || fields.get_all(name).iter().map(HeaderValue::as_bytes);
-    let (mut count, mut bytes, mut commas) = (0, 0, 0);
-    for line in lines() {
-        bytes += line.len() + usize::from(count > 0);
-        if bytes > most_bytes {
-            return Passage::Dropped(Dropped::TooLong);
-        }
-        count += 1;
-        commas += memchr::memchr_iter(b',', line).count();
-    }
-    if count == 0 {
+fn measure(
+    list: List,
+    fields: &HeaderMap,
+    name: &HeaderName,
+    most_bytes: usize,
+    most_members: usize,
+) -> Passage {
+    if list.lines == 0 {
         return Passage::Absent;
     }
+    if list.bytes > most_bytes {
+        return Passage::Dropped(Dropped::TooLong);
+    }
     // Members may be empty, and then they are none; that is looked at only where it matters.
-    if count + commas > most_members {
-        let members = lines().flat_map(|line| line.split(|byte| *byte == b','));
+    if list.lines + list.commas > most_members {
+        let lines = fields.get_all(name).iter().map(HeaderValue::as_bytes);
+        let members = lines.flat_map(|line| line.split(|byte| *byte == b','));
         if members.filter(|member| !ows(member).is_empty()).count() > most_members {
             return Passage::Dropped(Dropped::TooMany);
         }
