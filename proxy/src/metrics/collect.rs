@@ -240,7 +240,6 @@ impl Registry {
                 ("merged", reports.merged),
                 ("dropped", reports.dropped),
                 ("refused", reports.refused),
-                ("refused", reports.refused),
             ],
         );
         families.gauge(

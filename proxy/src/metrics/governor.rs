@@ -43,14 +43,14 @@ use super::{
 
 /// Lines that are there from the start and do not depend on traffic: control, process, gauges of the proxy itself.
 /// `tests::the_budget_holds` counts them.
-pub(super) const FIXED_LINES: usize = 130;
+pub(super) const FIXED_LINES: usize = 90;
 /// Lines of all sinks together: of requests by direction and status, of routes, connections and waits by direction.
 const SINK_LINES: usize =
     2 * 6 + 2 * RouteCells::LINES + 2 * ConnectionCells::LINES + EVENTS + (TIMINGS + 1) * HISTOGRAM_LINES;
 /// Folded label sets that are remembered by name.
 const MAX_FOLDED: usize = 100;
 /// What is kept of the labels of one.
-const MAX_FOLDED_CHARS: usize = 400;
+const MAX_FOLDED_BYTES: usize = 400;
 
 /// How far label sets are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,14 +292,19 @@ impl Table {
     }
 
     fn note_folded(&mut self, family: &'static str, labels: &str) {
-        let labels: String = labels.chars().take(MAX_FOLDED_CHARS).collect();
+        let labels = &labels[..labels.floor_char_boundary(MAX_FOLDED_BYTES)];
         let known = self.folded.iter().position(|folded| folded.family == family && folded.labels == labels);
         let times = known.and_then(|at| self.folded.remove(at)).map_or(0, |folded| folded.times) + 1;
         if self.folded.len() == MAX_FOLDED {
             self.folded.pop_front();
         }
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.folded.push_back(Folded { family, labels, times, last_ms: at.as_millis() as u64 });
+        self.folded.push_back(Folded {
+            family,
+            labels: labels.to_owned(),
+            times,
+            last_ms: at.as_millis() as u64,
+        });
     }
 }
 

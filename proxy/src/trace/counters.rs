@@ -33,7 +33,7 @@ pub struct Counters {
 }
 
 /// They only grow, but for `queued`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
     /// Spans that the backend has taken.
     pub exported: u64,
@@ -98,5 +98,12 @@ impl Counters {
             queued: queued as u64,
             calls: Signal::ALL.map(calls),
         }
+    }
+}
+
+impl Default for Numbers {
+    /// Of a proxy that has sent nothing yet.
+    fn default() -> Self {
+        Counters::default().read(0)
     }
 }

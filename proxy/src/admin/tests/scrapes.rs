@@ -43,7 +43,11 @@ fn run(test: impl AsyncFnOnce()) {
 async fn door(more: &str) -> (SocketAddr, Arc<Admin>, Made) {
     let (admin, made) = admin_with(more);
     let admin = Arc::new(admin);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // What the kernel holds for a reader that does not read is less than a page.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(64).unwrap();
     let address = listener.local_addr().unwrap();
     task::spawn_local(serve::tcp(Arc::clone(&admin), Door::Loopback, listener));
     (address, admin, made)
@@ -132,14 +136,12 @@ fn formats_and_encodings_are_negotiated() {
 #[test]
 fn a_scraper_that_never_reads_is_cut_and_no_more_than_eight_scrape_at_once() {
     run(async || {
-        let (address, admin, made) = door("--metrics-series 30000").await;
-        // More than what the sockets hold.
-        count_much(&made, 1_500);
+        let (address, admin, made) = door("").await;
+        count_much(&made, 1_000);
         let began = Instant::now();
         let mut idle = Vec::new();
         for _ in 0..MOST {
             let socket = TcpSocket::new_v4().unwrap();
-            // What the kernel holds for a reader is less than the page.
             socket.set_recv_buffer_size(4096).unwrap();
             let mut stream = socket.connect(address).await.unwrap();
             stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();

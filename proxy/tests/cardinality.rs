@@ -1,0 +1,69 @@
+//! A million names of services, routes and callers: as many series as ever, and memory that stays where it was. A process of
+//! its own, because its memory is looked at.
+
+use std::{fs, net::SocketAddr, ops::Range, time::Duration};
+
+use outrigger_certs::SpiffeId;
+use outrigger_proxy::{
+    metrics::{Observed, Registry, SERIES_BUDGET, Shard},
+    telemetry::{Direction, Handled, Protocol, RequestRecord},
+};
+
+const NAMES: u32 = 1_000_000;
+
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+fn count(shard: &mut Shard, names: Range<u32>) {
+    for n in names {
+        let caller = format!("spiffe://mesh.local/ns/shop/sa/c{n}");
+        let (service, route) = (format!("shop/s{n}:80"), format!("r{n}"));
+        shard.request(&RequestRecord {
+            direction: Direction::Outbound,
+            protocol: Protocol::Http2,
+            method: "GET",
+            authority: &service,
+            path: &route,
+            status: 200,
+            grpc_status: None,
+            reason: None,
+            detail: "",
+            peer: Some(&SpiffeId::parse(&caller).unwrap()),
+            caller: SocketAddr::from((n.to_be_bytes(), 1)),
+            service: &service,
+            route: &route,
+            endpoint: None,
+            received: 1,
+            sent: 2,
+            first_byte: Duration::ZERO,
+            duration: Duration::from_millis(3),
+            attempts: 1,
+            tries: &[],
+            security: "",
+            trace: None,
+            handled: Handled::default(),
+            id: 0,
+        });
+    }
+}
+
+#[test]
+fn a_million_names_keep_within_the_budget_and_the_memory_flat() {
+    let registry = Registry::new(SERIES_BUDGET);
+    let mut shard = registry.shard();
+    count(&mut shard, 0..NAMES / 10);
+    let before = resident();
+    count(&mut shard, NAMES / 10..NAMES);
+    let after = resident();
+    assert!(after < before + (1 << 20), "{before} bytes before, {after} after");
+    let page = registry.render(&Observed::default());
+    let lines = page.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(lines <= SERIES_BUDGET, "{lines}");
+    let counted = page.lines().filter(|line| line.starts_with("outrigger_requests_total{"));
+    let counted: u64 = counted.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+    assert_eq!(counted, u64::from(NAMES), "nothing is lost");
+    let standing = registry.standing();
+    assert!(standing.folded.len() <= 100 && standing.folded_total > u64::from(NAMES));
+}
