@@ -22,6 +22,7 @@ use crate::{
 const MAX_BODY: usize = 64 << 20;
 /// At most, in one answer.
 const EVENTS: usize = 1000;
+const HINT: &str = " (--control-plane-status names its status port)";
 /// The control plane answers from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -185,6 +186,20 @@ impl ControlPlane {
         self.ask(&path, PATIENCE + wait, Events::read)
     }
 
+    /// Why it does not answer, for those who know which one is meant.
+    pub(crate) fn reason(&self, error: &anyhow::Error) -> String {
+        let text = format!("{error:#}");
+        let text = text.strip_suffix(HINT).unwrap_or(&text);
+        let base = self.base.trim_end_matches('/');
+        let known = [
+            "cannot reach the control plane at",
+            "no answer from the control plane at",
+            "the control plane at",
+        ];
+        let said = known.iter().find_map(|known| text.strip_prefix(known)?.trim_start().strip_prefix(base));
+        said.map_or(text, |said| said.trim_start_matches([':', ' '])).to_owned()
+    }
+
     fn ask<T>(
         &self,
         path: &str,
@@ -194,7 +209,7 @@ impl ControlPlane {
         let base = self.base.trim_end_matches('/');
         let bounds = Bounds { patience, body: MAX_BODY };
         let answer = http::get_within(bounds, "the control plane", base, path)
-            .map_err(|error| anyhow!("{error:#} (--control-plane-status names its status port)"))?;
+            .map_err(|error| anyhow!("{error:#}{HINT}"))?;
         let said = String::from_utf8_lossy(&answer.body[..answer.body.len().min(600)]);
         let said = shorten(&clean(&said.trim().lines().collect::<Vec<_>>().join("; ")), 300);
         match answer.status {

@@ -4,8 +4,12 @@
 use crate::figures::{shorten, width};
 
 pub(crate) const GAP: usize = 2;
-/// A name is not cut below this as long as there is a column that can go.
+/// A name is not cut below this as long as there is a column that can be missed,
 const NAME: usize = 18;
+/// nor below this as long as there is any other that can go.
+const SHORT_NAME: usize = 8;
+/// Columns that go first are above it.
+const VITAL: u8 = 3;
 
 pub(crate) struct Column {
     pub(crate) title: &'static str,
@@ -46,9 +50,9 @@ impl Column {
         Self { title, kind: Kind::Figure, goes }
     }
 
-    fn least(&self, natural: usize) -> usize {
+    fn least(&self, natural: usize, name: usize) -> usize {
         match self.kind {
-            Kind::Name => natural.min(NAME),
+            Kind::Name => natural.min(name),
             Kind::Figure => natural,
         }
     }
@@ -87,14 +91,16 @@ impl Grid {
         let columns = self.columns.iter().enumerate();
         let mut placed: Vec<_> = columns.map(|(index, column)| natural(index, column)).collect();
         let Some(room) = room else { return placed };
-        while total(placed.iter().map(|at| self.columns[at.index].least(at.width))) > room {
-            let goes = |at: &Placed| self.columns[at.index].goes;
-            let Some(last) =
-                (0..placed.len()).filter(|at| goes(&placed[*at]) > 0).max_by_key(|at| goes(&placed[*at]))
-            else {
-                break;
-            };
-            placed.remove(last);
+        // Those that can be missed go before names become illegible; the others after.
+        for (name, stays) in [(NAME, VITAL), (SHORT_NAME, 0)] {
+            let least = |at: &Placed| self.columns[at.index].least(at.width, name);
+            while total(placed.iter().map(least)) > room {
+                let goes = |at: &usize| self.columns[placed[*at].index].goes;
+                let Some(last) = (0..placed.len()).filter(|at| goes(at) > stays).max_by_key(goes) else {
+                    break;
+                };
+                placed.remove(last);
+            }
         }
         // The widest name gives way, then the next, one column of the terminal after the other.
         while total(placed.iter().map(|at| at.width)) > room {
@@ -123,8 +129,8 @@ mod tests {
             columns: vec![
                 Column::name("SERVICE", 0),
                 Column::figure("RPS", 1),
-                Column::figure("P99", 2),
-                Column::name("WHY", 3),
+                Column::figure("P99", 4),
+                Column::name("WHY", 13),
             ],
             rows: vec![
                 row(["shop/orders:80", "1,234", "4.6ms", "circuit-open"]),

@@ -153,7 +153,7 @@ impl Stream {
                 }
                 Err(error) if !begun => return Err(error),
                 Err(error) => {
-                    if let Some(gone) = present.is_gone(now_ms(), &error) {
+                    if let Some(gone) = present.is_gone(now_ms(), self.args.control_plane.reason(&error)) {
                         say(notes, &gone)?;
                     }
                     // The next answer is the sign that it is back.

@@ -73,9 +73,8 @@ impl Present {
         self.away.clone()
     }
 
-    pub(crate) fn is_gone(&mut self, now_ms: i64, why: &anyhow::Error) -> Option<String> {
+    pub(crate) fn is_gone(&mut self, now_ms: i64, why: String) -> Option<String> {
         let before = self.away.take();
-        let why = format!("{why:#}");
         let told = before.is_none().then(|| format!("control plane away: {why}; trying on"));
         self.away = Some((before.map_or(now_ms, |(since, _)| since), why));
         told

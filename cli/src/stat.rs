@@ -63,6 +63,7 @@ struct Which {
     /// … until this one; by default now
     #[arg(long, value_name = "TIME", value_parser = When::parse, allow_hyphen_values = true, requires = "from")]
     to: Option<When>,
+    /// Which rows stand first
     #[arg(long, value_enum, default_value = "name")]
     sort: Sort,
     /// Again each second, with the change

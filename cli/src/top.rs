@@ -47,6 +47,7 @@ pub(crate) struct Args {
     /// The time up to now that the figures are of
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = when::window)]
     window: Duration,
+    /// Which rows stand first
     #[arg(long, value_enum, default_value = "hurt")]
     sort: Sort,
     /// json: a line of figures each second, for programs
@@ -135,7 +136,7 @@ fn fetch(control_plane: &ControlPlane, mut query: Query, asked: &Receiver<Query>
     loop {
         let next = Instant::now() + PACE;
         let answer = control_plane.stat(&query);
-        let told = answer.map(|answer| answer.read).map_err(|error| format!("{error:#}"));
+        let told = answer.map(|answer| answer.read).map_err(|error| control_plane.reason(&error));
         if tell.send((query.by, told)).is_err() {
             return;
         }

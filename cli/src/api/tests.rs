@@ -218,6 +218,32 @@ fn answers_that_are_none_are_told_with_their_address() {
 }
 
 #[test]
+fn who_knows_the_address_is_told_the_reason_alone() {
+    let gone = ControlPlane { base: "http://a:1/".to_owned() };
+    for (error, reason) in [
+        (
+            "cannot reach the control plane at http://a:1: connection refused; is it running? (--control-plane-status names its status port)",
+            "connection refused; is it running?",
+        ),
+        (
+            "no answer from the control plane at http://a:1: the answer broke off (--control-plane-status names its status port)",
+            "the answer broke off",
+        ),
+        (
+            "the control plane at http://a:1 answers 500 Internal Server Error: oh",
+            "answers 500 Internal Server Error: oh",
+        ),
+        (
+            "the control plane at http://a:1 does not answer within 10 s (--control-plane-status names its status port)",
+            "does not answer within 10 s",
+        ),
+        ("what http://a:1/stat says is not JSON: no", "what http://a:1/stat says is not JSON: no"),
+    ] {
+        assert_eq!(gone.reason(&anyhow!("{error}")), reason);
+    }
+}
+
+#[test]
 fn large_answers_are_taken() {
     let mut json = fixture("services");
     let row = json["rows"][0].clone();

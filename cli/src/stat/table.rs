@@ -80,8 +80,8 @@ pub(crate) fn reporting(stat: &Stat) -> String {
 pub(crate) fn names(by: By) -> Vec<Column> {
     match by {
         By::Service => vec![Column::name("SERVICE", 0)],
-        By::Route => vec![Column::name("ROUTE", 0), Column::name("SERVICE", 4)],
-        By::Edge => vec![Column::name("SOURCE", 0), Column::name("SERVICE", 0), Column::name("TARGET", 7)],
+        By::Route => vec![Column::name("ROUTE", 0), Column::name("SERVICE", 5)],
+        By::Edge => vec![Column::name("SOURCE", 0), Column::name("SERVICE", 0), Column::name("TARGET", 10)],
     }
 }
 
@@ -115,16 +115,16 @@ fn figures(by: By, rows: &[Row], before: Option<&Before>) -> Grid {
     let failed = rows.iter().any(|row| failures(row) > 0);
     let connected = rows.iter().any(|row| row.connections > 0);
     let mut columns = names(by);
-    columns.push(Column::figure("RPS", 1));
-    columns.extend(before.map(|_| Column::figure("+/-", 8)));
-    columns.push(Column::figure("SUCCESS", 1));
+    columns.push(Column::figure("RPS", 3));
+    columns.extend(before.map(|_| Column::figure("+/-", 5)));
+    columns.push(Column::figure("SUCCESS", 2));
     columns.extend(
-        [("P50", 4), ("P90", 6), ("P99", 2), ("P99.9", 5), ("MAX", 3)]
+        [("P50", 7), ("P90", 9), ("P99", 4), ("P99.9", 8), ("MAX", 6)]
             .map(|(title, goes)| Column::figure(title, goes)),
     );
-    columns.extend(connected.then(|| Column::figure("CONNS", 9)));
+    columns.extend(connected.then(|| Column::figure("CONNS", 12)));
     columns.extend(failed.then(|| Column::figure("FAILED", 1)));
-    columns.extend(failed.then(|| Column::name("MOSTLY", 10)));
+    columns.extend(failed.then(|| Column::name("MOSTLY", 13)));
     let home = home(rows);
     let cells = rows.iter().map(|row| {
         let mut cells = name_cells(by, row, home);
@@ -145,12 +145,12 @@ fn security(rows: &[Row], before: Option<&Before>) -> Grid {
         Column::name("SOURCE", 0),
         Column::name("TARGET", 0),
         // Mostly what the target is called anyway.
-        Column::name("SERVICE", 3),
+        Column::name("SERVICE", 5),
         Column::name("SECURITY", 0),
-        Column::figure("RPS", 1),
+        Column::figure("RPS", 3),
     ];
-    columns.extend(before.map(|_| Column::figure("+/-", 8)));
-    columns.extend([Column::figure("SUCCESS", 1), Column::figure("P99", 2)]);
+    columns.extend(before.map(|_| Column::figure("+/-", 5)));
+    columns.extend([Column::figure("SUCCESS", 2), Column::figure("P99", 4)]);
     let home = home(rows);
     let cells = rows.iter().map(|row| {
         let mut cells = vec![

@@ -123,7 +123,7 @@ impl<'a> Watch<'a> {
         out: &mut dyn Write,
         notes: &mut dyn Write,
     ) -> anyhow::Result<()> {
-        let gone = self.present.is_gone(now_ms(), error);
+        let gone = self.present.is_gone(now_ms(), self.ask.control_plane.reason(error));
         match self.paper {
             Paper::Screen(size) => {
                 let (since, why) = self.present.away().unwrap_or_default();

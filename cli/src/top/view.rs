@@ -37,13 +37,13 @@ const KEYS: &str = "q quit  s sort  / filter  Tab view  space pause  ? help";
 const HELP: [&str; 9] = [
     "q, Esc, Ctrl-C  quit",
     "Tab, Shift-Tab  services, routes, edges",
-    "s               sort by what hurts (failures, then p99), rps, success, p50, p99, max, name",
-    "/               show only names that contain what is typed; Enter keeps it, Esc clears it",
+    "s               sort: hurts (failures, p99), rps, success, …",
+    "/               only names that contain what is typed",
     "space           hold the figures still",
     "arrows, j, k    scroll; PgUp, PgDn, Home, End too",
-    "SUCCESS, P99    of all requests of the window, exact over all proxies",
-    "!               an edge without a proven identity at one of its ends",
-    "any key goes back",
+    "SUCCESS, P99    of all requests, exact over all proxies",
+    "!               an edge with an end that has no identity",
+    "any key         goes back",
 ];
 
 pub(super) fn draw(state: &State, area: Rect, buffer: &mut Buffer) {
@@ -242,19 +242,19 @@ fn grid(by: By, stat: &Stat, rows: &[&Row]) -> (Grid, Vec<Judged>) {
     let mut columns = names(by);
     let mut judged = vec![Judged::Not; columns.len()];
     for (title, goes, by) in [
-        ("RPS", 1, Judged::Not),
+        ("RPS", 3, Judged::Not),
         ("FAIL/S", 1, Judged::Success),
-        ("SUCCESS", 1, Judged::Success),
-        ("P50", 4, Judged::Not),
-        ("P90", 6, Judged::Not),
-        ("P99", 2, Judged::P99),
-        ("P99.9", 5, Judged::Not),
-        ("MAX", 3, Judged::Not),
+        ("SUCCESS", 2, Judged::Success),
+        ("P50", 7, Judged::Not),
+        ("P90", 9, Judged::Not),
+        ("P99", 4, Judged::P99),
+        ("P99.9", 8, Judged::Not),
+        ("MAX", 6, Judged::Not),
     ] {
         columns.push(Column::figure(title, goes));
         judged.push(by);
     }
-    columns.push(Column::name("MOSTLY", 10));
+    columns.push(Column::name("MOSTLY", 13));
     judged.push(Judged::Not);
     let (seconds, home) = (stat.seconds(), home(&stat.rows));
     let cells = rows.iter().map(|row| {
