@@ -130,12 +130,14 @@ pub(super) fn is_plain(text: &[u8]) -> bool {
     let special = |bytes: [u8; 8]| {
         let word = u64::from_ne_bytes(bytes);
         let control = word.wrapping_sub(ONES * 0x20) & !word;
-        (word | control | is(word, b'"') | is(word, b'\\') | is(word, 0x7f)) & TOPS != 0
+        word | control | is(word, b'"') | is(word, b'\\') | is(word, 0x7f)
     };
-    let (words, rest) = text.as_chunks::<8>();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    !words.iter().any(|word| special(*word)) && !special(last)
+    // The last eight may have been seen already, which costs less than a copy of the few that have not.
+    let Some(last) = text.last_chunk() else {
+        return text.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
+    };
+    let found = text.as_chunks().0.iter().fold(special(*last), |found, word| found | special(*word));
+    found & TOPS == 0
 }
 
 /// Whether a reader, a terminal or a tool could take the character for something else than a part of the text. Also what
