@@ -1,7 +1,7 @@
-//! What happened, told once and kept twice: as metrics and as an access-log line.
+//! What happened, told once and kept three times: as metrics, as an access-log line and in the report to control planes.
 //!
 //! The data path fills a [`RequestRecord`] or [`ConnectionRecord`] when its work has ended and hands it to its worker's
-//! [`Shard`]; both sinks are fed from there without a lock, an allocation in the steady state, or a wait. Everything
+//! [`Shard`]; all sinks are fed from there without a lock, an allocation in the steady state, or a wait. Everything
 //! that is counted on the control runtime (configuration, certificates) goes to [`Telemetry`] itself.
 //!
 //! It samples nothing and decides nothing; names and formats are in `metrics.rs` and `access_log.rs`.
@@ -13,8 +13,13 @@ use outrigger_core::{
     trace::{SpanId, TraceId},
     verdict::Reason,
 };
+use tokio::sync::mpsc;
 
-use crate::{access_log, metrics, metrics::Event};
+use crate::{
+    access_log,
+    metrics::{self, Event, Timed},
+    report::{self, Reports},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
@@ -158,6 +163,7 @@ pub struct ConnectionRecord<'a> {
 /// Process-wide: makes shards, holds what the control runtime counts, answers scrapes.
 pub struct Telemetry {
     pub metrics: Arc<metrics::Registry>,
+    pub reports: Arc<Reports>,
     access_log: access_log::AccessLog,
 }
 
@@ -165,6 +171,7 @@ pub struct Telemetry {
 pub struct Shard {
     metrics: RefCell<metrics::Shard>,
     access_log: RefCell<access_log::Lane>,
+    report: RefCell<report::Table>,
 }
 
 // === impl Direction ===
@@ -196,7 +203,11 @@ impl Protocol {
 
 impl Telemetry {
     pub fn new(access_log: access_log::AccessLog) -> Self {
-        Self { metrics: metrics::Registry::new(metrics::SERIES_BUDGET), access_log }
+        Self::with(metrics::Registry::new(metrics::SERIES_BUDGET), access_log)
+    }
+
+    pub fn with(metrics: Arc<metrics::Registry>, access_log: access_log::AccessLog) -> Self {
+        Self { metrics, reports: Reports::new(), access_log }
     }
 
     /// For the worker on whose thread it will be used.
@@ -204,11 +215,16 @@ impl Telemetry {
         Shard {
             metrics: RefCell::new(self.metrics.shard()),
             access_log: RefCell::new(self.access_log.lane()),
+            report: RefCell::new(report::Table::new(&self.reports)),
         }
     }
 
     pub fn access_log_dropped(&self) -> u64 {
         self.access_log.dropped()
+    }
+
+    pub fn access_log_filtered(&self) -> u64 {
+        self.access_log.filtered()
     }
 
     /// Writes out what is queued; gives up at the deadline (nobody may be reading the pipe any more).
@@ -223,20 +239,41 @@ impl Shard {
     pub fn request(&self, record: &RequestRecord<'_>) {
         self.metrics.borrow_mut().request(record);
         self.access_log.borrow_mut().request(record);
+        self.report.borrow_mut().request(record);
     }
 
     pub fn connection(&self, record: &ConnectionRecord<'_>) {
         self.metrics.borrow_mut().connection(record);
         self.access_log.borrow_mut().connection(record);
+        self.report.borrow_mut().connection(record);
+    }
+
+    /// Hands over what there is to report since the last time.
+    pub fn report(&self, worker: usize, answer: &mpsc::Sender<report::Given>) {
+        self.report.borrow_mut().give(worker, answer);
     }
 
     /// Counts under a name of the configuration's, never of a caller's.
     pub fn event(&self, event: Event, name: &str, words: [&'static str; 2]) {
-        self.metrics.borrow_mut().event(event, name, words, 1);
+        self.events(event, name, words, 1);
+    }
+
+    pub fn events(&self, event: Event, name: &str, words: [&'static str; 2], times: u64) {
+        self.metrics.borrow_mut().event(event, name, words, times);
+    }
+
+    /// The same for how long something took.
+    pub fn timed(&self, timed: Timed, name: &str, took: Duration) {
+        self.metrics.borrow_mut().timed(timed, name, ["", ""], took);
+    }
+
+    /// Forgets its way to series that were idle; done with each count too.
+    pub fn let_go(&self) {
+        self.metrics.borrow_mut().let_go();
     }
 
     /// A TLS handshake of the mesh hop failed. `cause` is one of a fixed few, never the peer's words.
     pub fn handshake_failed(&self, direction: Direction, cause: &'static str) {
-        self.metrics.borrow_mut().handshake_failed(direction, cause);
+        self.event(Event::HandshakeFailed, direction.name(), [cause, ""]);
     }
 }

@@ -52,7 +52,7 @@ fn settings(config: &Config) -> Value {
             AccessLog::Stdout => json!("stdout"),
             AccessLog::File(path) => json!(path),
         },
-        "access_log_format": config.access_log_format.as_ref().map_or("json".to_owned(), ToString::to_string),
+        "access_log_format": config.access_log_format.as_ref().map_or_else(|| "json".to_owned(), ToString::to_string),
         "access_log_only": config.access_log_only.to_string(),
         "metrics_series": config.metrics_series,
         "metrics_idle_ms": config.metrics_idle.map(|idle| idle.as_millis() as u64),

@@ -263,8 +263,7 @@ impl Governor {
         if marked || gone > 0 {
             self.generation.store(generation + 1, Release);
         }
-        let behind = table.workers.iter().any(|seen| seen.load(Relaxed) < self.generation.load(Relaxed));
-        behind
+        table.workers.iter().any(|seen| seen.load(Relaxed) < self.generation.load(Relaxed))
     }
 
     pub(super) fn standing(&self) -> Standing {

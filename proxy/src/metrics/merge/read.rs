@@ -192,7 +192,8 @@ impl<'a> Pages<'a> {
     /// `HELP`, `TYPE` and `UNIT` are kept; what is neither is a remark, and nobody misses it.
     fn comment(&mut self, comment: &'a str, open_metrics: bool) -> Result<(), Cause> {
         let (word, rest) = word(comment.trim_start());
-        if !matches!(word, "HELP" | "TYPE") && !(word == "UNIT" && open_metrics) {
+        let told = matches!(word, "HELP" | "TYPE") || (word == "UNIT" && open_metrics);
+        if !told {
             return Ok(());
         }
         let (name, rest) = self::word(rest);

@@ -17,9 +17,9 @@ fn start() -> Instant {
 fn requests(registry: &Registry) -> Vec<((String, Option<SystemTime>), u64)> {
     let families = registry.families(&Observed::default());
     let family = families.0.into_iter().find(|family| family.name == "outrigger_requests").unwrap();
-    let one = |series: families::Series| match series.value {
-        Value::Whole(value) => ((series.labels.text.to_string(), series.created), value),
-        other => panic!("{other:?}"),
+    let one = |series: families::Series| {
+        let Value::Whole(value) = series.value else { panic!("{series:?}") };
+        ((series.labels.text.to_string(), series.created), value)
     };
     family.series.into_iter().map(one).collect()
 }

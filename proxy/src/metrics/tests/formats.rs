@@ -122,7 +122,7 @@ fn of_otlp(bytes: &[u8]) -> BTreeMap<String, f64> {
                     values.insert(named(&count_name, &point.attributes, None), point.count as f64);
                 }
             }
-            other => panic!("{other:?}"),
+            Data::ExponentialHistogram(_) | Data::Summary(_) => panic!("{metric:?}"),
         }
     }
     values

@@ -89,3 +89,6 @@ impl Tally {
         worker.telemetry.event(Event::Closed, &self.service.borrow(), [end.name(), ""]);
     }
 }
+
+#[cfg(test)]
+mod tests;
