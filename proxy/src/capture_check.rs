@@ -103,7 +103,9 @@ pub async fn run(ctx: Arc<Ctx>) {
 async fn watch(ctx: &Ctx) {
     let Some(capture) = ctx.config.capture else { return };
     if ctx.config.mark.is_none() {
-        debug!("whether the redirect rules hold cannot be proved: they know the proxy's connections by its uid");
+        debug!(
+            "whether the redirect rules hold cannot be proved: they know the proxy's connections by its uid"
+        );
         return;
     }
     let check = &ctx.capture_check;
@@ -136,8 +138,10 @@ async fn watch(ctx: &Ctx) {
                         ctx.telemetry.reports.event(ProxyEventKind::CaptureBroken, message);
                     }
                     Verdict::Restored => {
-                        let message =
-                            format!("outgoing {name} connections come to port {} again", capture.outbound_port);
+                        let message = format!(
+                            "outgoing {name} connections come to port {} again",
+                            capture.outbound_port
+                        );
                         info!("{message}");
                         ctx.telemetry.reports.event(ProxyEventKind::CaptureRestored, message);
                     }

@@ -89,7 +89,11 @@ impl Reports {
             events: VecDeque::new(),
             events_dropped: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), tables: AtomicUsize::new(0), newest: watch::Sender::new(0) })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            tables: AtomicUsize::new(0),
+            newest: watch::Sender::new(0),
+        })
     }
 
     /// Goes with the next report. Of more than one report takes, the latest are kept.

@@ -18,9 +18,7 @@ use crate::{
         MAX_REPORT_OUTCOMES, MAX_REPORT_TEXT_BYTES, MAX_SECURITY_BYTES,
     },
     pb,
-    spec::{
-        Durations, EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport,
-    },
+    spec::{Durations, EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport},
 };
 
 // === from the wire ===

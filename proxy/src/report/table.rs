@@ -93,7 +93,8 @@ impl Table {
     }
 
     pub fn request(&mut self, record: &RequestRecord<'_>) {
-        let service = metrics::service(record.direction, record.service, record.peer.is_some(), record.reason);
+        let service =
+            metrics::service(record.direction, record.service, record.peer.is_some(), record.reason);
         let side = side(record.direction);
         let edge = self.edge(Key { side, service, route: record.route, peer: record.peer });
         edge.ended(Way {
@@ -112,7 +113,8 @@ impl Table {
     }
 
     pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
-        let service = metrics::service(record.direction, record.service, record.peer.is_some(), record.reason);
+        let service =
+            metrics::service(record.direction, record.service, record.peer.is_some(), record.reason);
         let side = side(record.direction);
         let edge = self.edge(Key { side, service, route: "", peer: record.peer });
         edge.connections += 1;
@@ -163,11 +165,8 @@ impl Table {
     fn edge(&mut self, key: Key<'_>) -> &mut Edge {
         let key = if self.edges.len() < MAX_EDGES || self.has_room_for(key) { key } else { key.folded() };
         let Self { reports, hasher, edges, active, counted } = self;
-        let entry = edges.entry(
-            hasher.hash_one(key),
-            |edge| edge.key() == key,
-            |edge| hasher.hash_one(edge.key()),
-        );
+        let entry =
+            edges.entry(hasher.hash_one(key), |edge| edge.key() == key, |edge| hasher.hash_one(edge.key()));
         let edge = match entry {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {

@@ -189,10 +189,10 @@ impl Io {
 }
 
 fn security(tls: &CommonState) -> Arc<str> {
-    // After the handshake all of them are there.
     let version = tls.protocol_version().and_then(|version| version.as_str());
-    let cipher = tls.negotiated_cipher_suite().map(|suite| suite.suite()).and_then(|suite| suite.as_str());
-    let group = tls.negotiated_key_exchange_group().map(|group| group.name()).and_then(|group| group.as_str());
+    let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    let group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
+    // After the handshake all of them are there.
     let [version, cipher, group] = [version, cipher, group].map(|word| word.unwrap_or("-"));
     format!("{version} {cipher} {group}").into()
 }

@@ -24,8 +24,7 @@ use outrigger_proto::{
     convert,
     pb::{
         ConfigureRequest, ConfigureResponse, Guidance, Hello, Observations, ReportAck, Resource, SignRequest,
-        TrafficReport,
-        SignResponse,
+        SignResponse, TrafficReport,
         configure_request::Kind,
         identity_server::{Identity, IdentityServer},
         mesh_server::{Mesh, MeshServer},
@@ -180,10 +179,12 @@ impl ControlPlane {
         timeout(DEADLINE, self.streams.recv()).await.expect("a stream in time").expect("running")
     }
 
-    /// The next stream, which must be one that asks for configuration, after it was given the basic one.
+    /// The next stream that asks for configuration, after it was given the basic one. The proxy may stand by first.
     pub(crate) async fn configured(&mut self) -> Stream {
         let mut stream = self.stream().await;
-        assert!(!stream.hello.presence_only);
+        while stream.hello.presence_only {
+            stream = self.stream().await;
+        }
         let Kind::Subscribe(_) = stream.next().await else { panic!("asks for what it needs") };
         stream.send(vec![inbound(), self.ca.trust(&[])]).await;
         stream.acknowledged().await;

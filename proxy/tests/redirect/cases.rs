@@ -291,7 +291,9 @@ pub(crate) fn capture_is_watched(space: &mut Space) -> Result<(), Failed> {
     shows(1)?;
     let log = std::fs::read_to_string(said.path())?;
     for family in ["IPv4", "IPv6"] {
-        for words in ["connections do not come to port 15001 any more", "connections come to port 15001 again"] {
+        for words in
+            ["connections do not come to port 15001 any more", "connections come to port 15001 again"]
+        {
             let times = log.matches(&format!("outgoing {family} {words}")).count();
             ensure(times == 1, format!("{family} {words}: {times} times in\n{log}"))?;
         }

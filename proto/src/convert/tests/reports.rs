@@ -69,7 +69,8 @@ fn good() -> pb::TrafficReport {
         route: "shop/orders/0".into(),
         peer: Some("spiffe://mesh.local/ns/shop/sa/orders".parse().unwrap()),
     };
-    let outcome = |status_class| OutcomeCount { status_class, grpc_status: None, reason: "".into(), count: 1 };
+    let outcome =
+        |status_class| OutcomeCount { status_class, grpc_status: None, reason: "".into(), count: 1 };
     report_to_pb(&TrafficReport {
         epoch: 7,
         sequence: 1,

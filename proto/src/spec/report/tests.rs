@@ -86,7 +86,10 @@ fn count(status_class: u8, grpc_status: Option<u8>, count: u64) -> OutcomeCount 
 #[test]
 fn what_counts_as_a_failure() {
     let failed = |class, grpc| count(class, grpc, 1).is_failure();
-    assert_eq!([0, 1, 2, 3, 4, 5].map(|class| failed(class, None)), [false, false, false, false, false, true]);
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5].map(|class| failed(class, None)),
+        [false, false, false, false, false, true]
+    );
     let codes: Vec<u8> = (0..=16).filter(|code| failed(2, Some(*code))).collect();
     assert_eq!(codes, [2, 4, 13, 14, 15]);
 }

@@ -147,8 +147,7 @@ fn times_are_told_from_when_it_is_sent() {
     let report = ring.after(0, 0, start + 10 * SECOND).unwrap();
     assert_eq!((report.epoch, report.sequence), (7, 2));
     assert_eq!((report.length_ms, report.ended_ago_ms), (3_000, 7_000));
-    let events: Vec<_> =
-        report.events.iter().map(|event| (event.message.as_str(), event.ago_ms)).collect();
+    let events: Vec<_> = report.events.iter().map(|event| (event.message.as_str(), event.ago_ms)).collect();
     assert_eq!(events, [("1", 9_000), ("0", 7_000)]);
     let again = ring.after(0, 0, start + 11 * SECOND).unwrap();
     assert_eq!((again.ended_ago_ms, again.events[0].ago_ms), (8_000, 10_000));

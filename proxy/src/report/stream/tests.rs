@@ -291,7 +291,10 @@ fn what_a_worker_counts_is_reported() {
             stream.acknowledge(sequence).await;
             let [edge] = &report.edges[..] else { panic!("{report:?}") };
             assert_eq!((report.sequence, &*edge.key.service), (sequence, "shop/orders:80"));
-            assert_eq!((&edge.key.peer, edge.security.as_deref()), (&Some(peer.clone()), Some("TLSv1_3 A B")));
+            assert_eq!(
+                (&edge.key.peer, edge.security.as_deref()),
+                (&Some(peer.clone()), Some("TLSv1_3 A B"))
+            );
             assert_eq!((edge.connections, edge.received, edge.sent), (1, 3, 4));
             assert!(report.length <= Duration::from_secs(5), "{:?}", report.length);
         }

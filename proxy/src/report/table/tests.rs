@@ -199,7 +199,10 @@ fn how_a_connection_is_secured_is_remembered() {
         table.request(&RequestRecord { security, ..request("shop/orders:80", Some(&peer)) });
         assert_eq!(table.take()[0].security.as_deref(), told);
     }
-    table.connection(&ConnectionRecord { security: "TLSv1_3 C D", ..connection("shop/orders:80", Some(&peer)) });
+    table.connection(&ConnectionRecord {
+        security: "TLSv1_3 C D",
+        ..connection("shop/orders:80", Some(&peer))
+    });
     assert_eq!(table.take()[0].security.as_deref(), Some("TLSv1_3 C D"));
 }
 
