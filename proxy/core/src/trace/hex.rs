@@ -1,44 +1,52 @@
-//! Hex digits, in lower case only, without the formatting machinery: these are read and written per request.
+//! Hex digits, in lower case only, eight at a time: they are read and written per request.
+//!
+//! Eight digits are the bytes of one number, the first one in front, and all of them are worked on at once. Nothing ever
+//! flows from one byte into the next: the sums stay below 256.
 
-const NONE: u8 = 0xff;
-
-static VALUES: [u8; 256] = {
-    let mut values = [NONE; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        values[DIGITS[digit] as usize] = digit as u8;
-        digit += 1;
-    }
-    values
-};
-
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Of 1, in each byte.
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// Exactly 16 digits.
 pub(super) fn parse(digits: &[u8]) -> Option<u64> {
-    let digits: &[u8; 16] = digits.try_into().ok()?;
-    let mut number = 0;
-    let mut all = 0;
-    for digit in digits {
-        let value = VALUES[usize::from(*digit)];
-        all |= value;
-        number = number << 4 | u64::from(value & 0xf);
-    }
-    (all != NONE).then_some(number)
+    let (high, low) = digits.split_first_chunk()?;
+    Some(u64::from(parse_half(*high)?) << 32 | u64::from(parse_half(low.try_into().ok()?)?))
 }
 
 /// Exactly 2 digits.
 pub(super) fn parse_byte(digits: &[u8]) -> Option<u8> {
     let [high, low] = digits else { return None };
-    let (high, low) = (VALUES[usize::from(*high)], VALUES[usize::from(*low)]);
-    (high | low != NONE).then_some(high << 4 | low)
+    parse_half([b'0', b'0', b'0', b'0', b'0', b'0', *high, *low]).map(|number| number as u8)
 }
 
 pub(super) fn format(number: u64) -> [u8; 16] {
     let mut digits = [0; 16];
-    for (byte, pair) in number.to_be_bytes().iter().zip(digits.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
-    }
+    digits[..8].copy_from_slice(&format_half((number >> 32) as u32));
+    digits[8..].copy_from_slice(&format_half(number as u32));
     digits
+}
+
+fn parse_half(digits: [u8; 8]) -> Option<u32> {
+    let digits = u64::from_be_bytes(digits);
+    // A letter has bit 6, and counts from 1 in its low bits where it is worth 10.
+    let mut values = (digits & (ONES * 0x0f)) + (digits >> 6 & ONES) * 9;
+    if values & (ONES * 0xf0) != 0 || spelled(values) != digits {
+        return None;
+    }
+    values = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    values = (values | values >> 8) & 0x0000_ffff_0000_ffff;
+    Some((values | values >> 16) as u32)
+}
+
+fn format_half(number: u32) -> [u8; 8] {
+    let mut values = u64::from(number);
+    values = (values | values << 16) & 0x0000_ffff_0000_ffff;
+    values = (values | values << 8) & 0x00ff_00ff_00ff_00ff;
+    values = (values | values << 4) & (ONES * 0x0f);
+    spelled(values).to_be_bytes()
+}
+
+/// A value below 16 in each byte, as its digit.
+fn spelled(values: u64) -> u64 {
+    let letters = (values + ONES * 6) >> 4 & ONES;
+    values + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)
 }
