@@ -4,6 +4,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use outrigger_certs::SpiffeId;
+use outrigger_core::verdict::Reason;
+
 use super::{encode, json};
 use crate::{
     config::variables::edits,
@@ -50,9 +53,9 @@ fields! {
     path: |r| text(json::without_query(r.path)), |_| Value::Nothing;
     status: |r| Value::Number(r.status.into()), |_| Value::Nothing;
     grpc_status: |r| number(r.grpc_status), |_| Value::Nothing;
-    reason: |r| word(r.reason.map(|reason| reason.as_str())), |c| word(c.reason.map(|reason| reason.as_str()));
+    reason: |r| word(r.reason.map(Reason::as_str)), |c| word(c.reason.map(Reason::as_str));
     detail: |r| text(r.detail), |c| text(c.detail);
-    peer: |r| word(r.peer.map(|peer| peer.as_str())), |c| word(c.peer.map(|peer| peer.as_str()));
+    peer: |r| word(r.peer.map(SpiffeId::as_str)), |c| word(c.peer.map(SpiffeId::as_str));
     security: |r| text(r.security), |c| text(c.security);
     caller: |r| Value::Address(r.caller), |c| Value::Address(c.caller);
     service: |r| text(r.service), |c| text(c.service);
