@@ -8,6 +8,8 @@ pub(crate) const GAP: usize = 2;
 const NAME: usize = 18;
 /// nor below this as long as there is any other that can go.
 const SHORT_NAME: usize = 8;
+/// `1,234`, `4.6ms`, `512ms`.
+const FIGURE: usize = 5;
 /// Columns that go first are above it.
 const VITAL: u8 = 3;
 
@@ -50,6 +52,14 @@ impl Column {
         Self { title, kind: Kind::Figure, goes }
     }
 
+    /// Figures are as wide as most of them are, so that columns do not come and go with every redraw.
+    fn usual(&self) -> usize {
+        match self.kind {
+            Kind::Name => 0,
+            Kind::Figure => FIGURE,
+        }
+    }
+
     fn least(&self, natural: usize, name: usize) -> usize {
         match self.kind {
             Kind::Name => natural.min(name),
@@ -86,7 +96,7 @@ impl Grid {
     pub(crate) fn place(&self, room: Option<usize>) -> Vec<Placed> {
         let natural = |index: usize, column: &Column| {
             let cells = self.rows.iter().filter_map(|row| row.get(index)).map(|cell| width(cell));
-            Placed { index, width: cells.max().unwrap_or(0).max(width(column.title)) }
+            Placed { index, width: cells.chain([width(column.title), column.usual()]).max().unwrap_or(0) }
         };
         let columns = self.columns.iter().enumerate();
         let mut placed: Vec<_> = columns.map(|(index, column)| natural(index, column)).collect();

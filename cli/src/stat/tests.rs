@@ -69,10 +69,10 @@ fn routes_in_80_columns() {
     assert_eq!(
         lines(&ask(By::Route, Sort::Hurt), &["routes"], Some(80)),
         "\
-ROUTE                     SERVICE              RPS  SUCCESS    P99   MAX  FAILED
--                         shop/payments:443    247  80.00 %  512ms  1.2s   1,480
-shop/orders-split/rule-1  shop/orders:80       134  99.90 %  9.9ms  46ms       4
-shop/orders-split/rule-0  shop/orders:80     1,100  99.99 %  9.7ms  40ms       2"
+ROUTE                    SERVICE              RPS  SUCCESS    P99    MAX  FAILED
+-                        shop/payments:443    247  80.00 %  512ms   1.2s   1,480
+shop/orders…plit/rule-1  shop/orders:80       134  99.90 %  9.9ms   46ms       4
+shop/orders…plit/rule-0  shop/orders:80     1,100  99.99 %  9.7ms   40ms       2"
     );
 }
 
@@ -251,19 +251,19 @@ fn without_a_terminal_each_answer_is_a_block() {
         out,
         "\
 2026-11-21T20:01:05Z  services, last 30 s  6 proxies reporting
-SERVICE            RPS  +/-  SUCCESS    P50    P90    P99  P99.9   MAX  FAILED  MOSTLY
-shop/orders:80     100       99.98 %  1.9ms  4.3ms  9.8ms   22ms  46ms       6  upstream-reset 4
-shop/payments:443  247       80.00 %   12ms   47ms  512ms  998ms  1.2s   1,480  circuit-open 1,180
+SERVICE              RPS    +/-  SUCCESS    P50    P90    P99  P99.9    MAX  FAILED  MOSTLY
+shop/orders:80       100         99.98 %  1.9ms  4.3ms  9.8ms   22ms   46ms       6  upstream-reset 4
+shop/payments:443    247         80.00 %   12ms   47ms  512ms  998ms   1.2s   1,480  circuit-open 1,180
 
 2026-11-21T20:01:05Z  services, last 30 s  6 proxies reporting
-SERVICE            RPS  +/-  SUCCESS    P50    P90    P99  P99.9   MAX  FAILED  MOSTLY
-shop/orders:80      88  -12  99.98 %  1.9ms  4.3ms  9.8ms   22ms  46ms       6  upstream-reset 4
-shop/payments:443  247    =  80.00 %   12ms   47ms  512ms  998ms  1.2s   1,480  circuit-open 1,180
+SERVICE              RPS    +/-  SUCCESS    P50    P90    P99  P99.9    MAX  FAILED  MOSTLY
+shop/orders:80        88    -12  99.98 %  1.9ms  4.3ms  9.8ms   22ms   46ms       6  upstream-reset 4
+shop/payments:443    247      =  80.00 %   12ms   47ms  512ms  998ms   1.2s   1,480  circuit-open 1,180
 
 2026-11-21T20:01:05Z  services, last 30 s  6 proxies reporting
-SERVICE            RPS  +/-  SUCCESS    P50    P90    P99  P99.9   MAX  FAILED  MOSTLY
-shop/orders:80      88    =  99.98 %  1.9ms  4.3ms  9.8ms   22ms  46ms       6  upstream-reset 4
-shop/payments:443  247    =  80.00 %   12ms   47ms  512ms  998ms  1.2s   1,480  circuit-open 1,180
+SERVICE              RPS    +/-  SUCCESS    P50    P90    P99  P99.9    MAX  FAILED  MOSTLY
+shop/orders:80        88      =  99.98 %  1.9ms  4.3ms  9.8ms   22ms   46ms       6  upstream-reset 4
+shop/payments:443    247      =  80.00 %   12ms   47ms  512ms  998ms   1.2s   1,480  circuit-open 1,180
 "
     );
     assert_eq!(notes, "");

@@ -132,10 +132,10 @@ fn routes_and_edges_on_80_columns() {
 outrigger top  127.0.0.1:15014                               6 proxies  20:01:05
 1,481 rps  96.65 %  50 failures/s  3 routes, last 30 s
  services  [routes]  edges   sorted by what hurts
-ROUTE                     SERVICE              RPS  FAIL/S  SUCCESS    P99   MAX
--                         shop/payments:443    247      49  80.00 %  512ms  1.2s
-shop/orders-split/rule-1  shop/orders:80       134     0.1  99.90 %  9.9ms  46ms
-shop/orders-split/rule-0  shop/orders:80     1,100     0.1  99.99 %  9.7ms  40ms
+ROUTE                    SERVICE              RPS  FAIL/S  SUCCESS    P99    MAX
+-                        shop/payments:443    247      49  80.00 %  512ms   1.2s
+shop/orders…plit/rule-1  shop/orders:80       134     0.1  99.90 %  9.9ms   46ms
+shop/orders…plit/rule-0  shop/orders:80     1,100     0.1  99.99 %  9.7ms   40ms
 
 q quit  s sort  / filter  Tab view  space pause  ? help"
     );
