@@ -83,7 +83,7 @@ mod tests {
 apiVersion: outrigger.dev/v1alpha1
 kind: MeshService
 metadata: {name: orders, namespace: shop}
-spec: {ports: [{port: 80, targetPort: 8080}, {port: 90}], selector: {app: orders}}
+spec: {ports: [{name: a, port: 80, targetPort: 8080}, {name: b, port: 90}], selector: {app: orders}}
 ---
 apiVersion: outrigger.dev/v1alpha1
 kind: MeshService

@@ -15,7 +15,7 @@ fn tens_go_first_and_the_last_ten_minutes_are_whole() {
     let mut now = DAY;
     for sequence in 1..5_000 {
         now += SECOND;
-        let edges = (0..3).map(|n| edge(&format!("shop/s{n}:80"), "", None, &spread(sequence + n, 20), 2));
+        let edges = (0..12).map(|n| edge(&format!("shop/s{n}:80"), "", None, &spread(sequence + n, 20), 2));
         history.take(&id("web"), &report(1, sequence, 0, edges.collect()), now);
         assert!(history.size().bytes <= 1 << 20);
     }
@@ -27,7 +27,7 @@ fn tens_go_first_and_the_last_ten_minutes_are_whole() {
     assert!(history.counts().evicted > 0);
     let (rows, incomplete) = ask(&history, By::Service, Side::Outbound, now - 600 * SECOND, now);
     assert!(!incomplete);
-    assert_eq!(rows.iter().map(|row| row.requests).collect::<Vec<_>>(), [600 * 20; 3]);
+    assert_eq!(rows.iter().map(|row| row.requests).collect::<Vec<_>>(), [600 * 20; 12]);
     assert!(ask(&history, By::Service, Side::Outbound, DAY, now).1, "that the oldest are gone is said");
 }
 
@@ -39,17 +39,17 @@ fn then_the_grain_and_little_series_only_at_last() {
         now += SECOND;
         for workload in 0..10 {
             let edges =
-                (0..20).map(|n| edge(&format!("shop/s{n}:80"), "", None, &spread(sequence + n, 8), 2));
+                (0..12).map(|n| edge(&format!("shop/s{n}:80"), "", None, &spread(sequence + n, 8), 2));
             history.take(&id(&format!("w{workload}")), &report(1, sequence, 0, edges.collect()), now);
             assert!(history.size().bytes <= 1 << 20);
         }
     }
     let size = history.size();
-    assert_eq!((size.folded, size.series), (0, 200), "who talks to whom is worth more than the grain");
+    assert_eq!((size.folded, size.series), (0, 120), "who talks to whom is worth more than the grain");
     assert!(size.fine_seconds < 600, "{size:?}");
     assert_eq!(history.size().bytes, history.recount());
     let (rows, _) = ask(&history, By::Edge, Side::Outbound, now - 20 * SECOND, now);
-    assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 20 * 10 * 20 * 8);
+    assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 20 * 10 * 12 * 8);
 }
 
 #[test]

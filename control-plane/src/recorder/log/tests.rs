@@ -95,7 +95,8 @@ fn a_torn_end_is_cut_and_a_broken_byte_costs_what_is_behind_it() {
     assert!((1..10).contains(&records) && cuts.len() == 1);
 
     for garbage in [&b""[..], b"ORHIST01", b"something else", &[0xff; 100]] {
-        fs::write(&path, garbage).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("0000000001.log"), garbage).unwrap();
         let (mut log, last) = Log::open(dir.path(), 1 << 30).unwrap();
         assert_eq!((last, count(&mut log).0), (None, 0));
         write(&mut log, &mut history, 100..102, 1_000, 3);
