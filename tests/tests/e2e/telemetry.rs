@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use outrigger_lab::{Mesh, wait_for_some};
+use outrigger_lab::{Mesh, Workload, wait_for, wait_for_some};
 use serde_json::Value;
 
 use crate::support::{SOON, Test, long};
@@ -74,4 +74,11 @@ fn stat_of(mesh: &Mesh, by: &str, side: &str, service: &str, number: u64) -> Res
         told.ok().filter(|told| requests(told, service) >= number)
     });
     found.context(last)
+}
+
+/// Until a sidecar has seen its redirect rules at work: only then can it miss them.
+fn wait_captured(workload: &Workload) -> Result<()> {
+    wait_for(SOON, &format!("{} to see its redirect rules at work", workload.name()), || {
+        workload.status("/metrics").is_ok_and(|page| page.body.contains("\noutrigger_capture_ok 1"))
+    })
 }

@@ -165,6 +165,7 @@ pub(crate) struct Job {
 #[derive(Clone, Debug)]
 pub(crate) struct Alert {
     pub(crate) name: String,
+    pub(crate) severity: String,
     pub(crate) firing: bool,
 }
 
@@ -244,8 +245,9 @@ impl Prometheus {
         let told = self.get("/api/v1/alerts")?;
         let alerts = told["alerts"].as_array().with_context(|| told.to_string())?;
         let alert = |alert: &Value| {
-            let name = alert["labels"]["alertname"].as_str().unwrap_or_default().to_owned();
-            Alert { name, firing: alert["state"] == "firing" }
+            let label = |name: &str| alert["labels"][name].as_str().unwrap_or_default().to_owned();
+            let (name, severity) = (label("alertname"), label("severity"));
+            Alert { name, severity, firing: alert["state"] == "firing" }
         };
         Ok(alerts.iter().map(alert).collect())
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use outrigger_lab::{Lab, Mesh, wait_for, wait_for_some};
 use serde_json::Value;
 
-use super::page;
+use super::{page, wait_captured};
 use crate::support::{
     SOON, Test,
     app::{App, Say},
@@ -99,11 +99,12 @@ fn events(lab: &Lab) -> Result<()> {
     mesh.write("broken.yaml", "apiVersion: outrigger.dev/v1alpha1\nkind: MeshService\nmetadata: {name: x}\nspec: {colour: red}\n")?;
     let refused = wait_event(&mesh, "configuration-refused", &["broken.yaml", "colour"], 0)?;
     ensure!(refused["severity"] == "error", "{refused}");
-    mesh.remove("broken.yaml")?;
+    mesh.write("broken.yaml", &Service::new("another").address("10.96.0.11").port(80, 8080, "http").yaml())?;
     let seq = refused["seq"].as_u64().context("seq")?;
     wait_event(&mesh, "configuration-taken", &[], seq)?;
 
     // The rules that lead traffic into the proxy are gone: somebody flushed them. Then they are back.
+    wait_captured(&good)?;
     good.pod.run(good.pod.command("nft").args(["flush", "ruleset"]))?.success()?;
     wait_event(&mesh, "capture-broken", &["sa/store"], seq)?;
     good.pod.run(good.pod.command(mesh.binaries().proxy()).arg("init"))?.success()?;

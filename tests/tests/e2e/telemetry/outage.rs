@@ -51,6 +51,10 @@ fn scene(lab: &Lab, endpoint: &str, protocol: &str) -> Result<Scene> {
             .proxy_env("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")
             .proxy_env("OTEL_TRACES_SAMPLER", "always_on")
             .proxy_env("OTEL_BSP_SCHEDULE_DELAY", "200")
+            // Full within a second or two.
+            .proxy_env("OTEL_BSP_MAX_QUEUE_SIZE", "256")
+            .proxy_env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "128")
+            .proxy_env("OTEL_BSP_EXPORT_TIMEOUT", "5000")
             // As many as there can be: the queue has to be full.
             .proxy_arg("--trace-max-per-second")
             .proxy_arg("1000000")
@@ -73,36 +77,42 @@ impl Scene {
         Ok([self.workloads[0].proxy.resident_bytes()?, self.workloads[1].proxy.resident_bytes()?])
     }
 
-    /// Spans that were not delivered, by all proxies.
-    fn dropped(&self) -> Result<u64> {
-        let mut dropped = 0.0;
-        for workload in &self.workloads {
+    /// Spans that were not delivered, by each proxy; for one cause, or for any.
+    fn dropped(&self, cause: &str) -> Result<[u64; 2]> {
+        let of = |workload: &Workload| -> Result<u64> {
             let all = samples(&workload.status("/metrics")?.body)?;
-            dropped += all.iter().filter(|one| one.name == "outrigger_spans_dropped_total").map(|one| one.value).sum::<f64>();
-        }
-        Ok(dropped as u64)
+            let all = all.iter().filter(|one| one.name == "outrigger_spans_dropped_total");
+            let all = all.filter(|one| cause.is_empty() || one.labels.get("cause").is_some_and(|label| label == cause));
+            Ok(all.map(|one| one.value).sum::<f64>() as u64)
+        };
+        Ok([of(&self.workloads[0])?, of(&self.workloads[1])?])
+    }
+
+    /// Waits until each proxy has dropped more than these.
+    fn wait_dropped(&self, cause: &str, before: [u64; 2], what: &str) -> Result<()> {
+        let mut last = before;
+        wait_for(SOON, &format!("more spans dropped ({cause}) by both proxies: {what}"), || {
+            last = self.dropped(cause).unwrap_or(last);
+            last[0] > before[0] && last[1] > before[1]
+        })
+        .with_context(|| format!("{before:?} became {last:?}"))
     }
 
     /// Under load, from here to where the time is over: nothing grows and drops are counted.
     fn bear(&self, what: &str, load: &Load) -> Result<()> {
         // Everything that fills up does so now; only then is there something to compare with.
-        let before = self.dropped()?;
-        wait_for(SOON, "a queue so full that spans are dropped", || {
-            self.dropped().is_ok_and(|dropped| dropped > before)
-        })
-        .with_context(|| what.to_owned())?;
-        load.wait_for_more(500, SOON)?;
+        self.wait_dropped("queue", self.dropped("queue")?, what)?;
+        load.wait_for_more(1000, SOON)?;
         let began = Instant::now();
-        let (before, resident) = (self.dropped()?, self.resident()?);
+        let (before, resident) = (self.dropped("")?, self.resident()?);
         thread::sleep(a_while());
         load.wait_for_more(1, SOON)?;
-        let (after, now) = (self.dropped()?, self.resident()?);
+        let (after, now) = (self.dropped("")?, self.resident()?);
         figure(&format!(
-            "{what}, {:?}: {} spans dropped, resident {resident:?} -> {now:?}",
-            began.elapsed(),
-            after - before
+            "{what}, {:?}: spans dropped {before:?} -> {after:?}, resident {resident:?} -> {now:?}",
+            began.elapsed()
         ));
-        ensure!(after > before, "{what}: nothing is counted as dropped any more");
+        ensure!(after[0] > before[0] && after[1] > before[1], "{what}: nothing is counted as dropped any more");
         for (workload, (before, now)) in self.workloads.iter().zip(resident.into_iter().zip(now)) {
             ensure!(now <= before + GROWTH, "{what}: {} grew from {before} to {now} bytes", workload.name());
         }
@@ -138,11 +148,9 @@ fn errs(lab: &Lab) -> Result<()> {
     // It is asked less and less often, not for each request.
     for mood in [Mood::Redirects, Mood::Garbage, Mood::Silence] {
         collector.set(mood);
-        let before = (collector.requests(), scene.dropped()?);
-        wait_for(SOON, &format!("a try at a backend that answers {mood:?}"), || collector.requests() > before.0)?;
-        wait_for(SOON, &format!("drops with a backend that answers {mood:?}"), || {
-            scene.dropped().is_ok_and(|dropped| dropped > before.1)
-        })?;
+        let (requests, dropped) = (collector.requests(), scene.dropped("")?);
+        wait_for(SOON, &format!("a try at a backend that answers {mood:?}"), || collector.requests() > requests)?;
+        scene.wait_dropped("", dropped, &format!("a backend that answers {mood:?}"))?;
     }
     let spans = collector.spans()?;
     collector.set(Mood::Good);
