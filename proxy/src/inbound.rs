@@ -17,7 +17,7 @@ use outrigger_core::{
     race::{Learned, Winner},
     verdict::Reason,
 };
-use outrigger_proto::spec::{DestinationKey, MtlsMode, Protocol};
+use outrigger_proto::spec::{DestinationKey, MtlsMode, Protocol, Timeouts};
 
 use crate::{
     error::Error,
@@ -27,6 +27,7 @@ use crate::{
         authorize, detect,
         identity::Identity,
         respond,
+        pool::Terms,
         server_bulkhead::Door,
         tls,
         upstream::{self, Opaque},
@@ -229,7 +230,11 @@ impl Arrival {
             open: self.open,
             worker: self.worker,
         });
-        let served = Rc::new(Served { caller, identity, door, place: self.place, connections });
+        let terms = Terms {
+            service: Some(Rc::clone(&caller.service)),
+            ..Terms::plain(Timeouts::default().connect)
+        };
+        let served = Rc::new(Served { caller, identity, door, place: self.place, connections, terms });
         let caller = Rc::clone(&served.caller);
         let ended = serve::serve(io, &caller, move |request| handle(Rc::clone(&served), request)).await;
         if let Err(error) = ended {

@@ -11,6 +11,8 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
+    error::Error,
+    path::pool::Lease,
     telemetry::{Ended, Try},
     worker::now,
 };
@@ -27,7 +29,7 @@ pub struct Tries {
 /// A try that is under way.
 pub struct Trying<'a> {
     tries: &'a Tries,
-    index: usize,
+    index: u8,
     over: Cell<bool>,
 }
 
@@ -41,8 +43,8 @@ impl Tries {
     /// `hedge`: it begins beside another one.
     pub fn begin(&self, endpoint: SocketAddr, hedge: bool, now: Instant) -> Trying<'_> {
         let mut kept = self.kept.borrow_mut();
-        let index = kept.len();
-        if index < MAX_KEPT {
+        let index = kept.len() as u8;
+        if kept.len() < MAX_KEPT {
             kept.push(Try {
                 endpoint,
                 began: now.saturating_duration_since(self.since),
@@ -68,6 +70,14 @@ impl Trying<'_> {
         self.change(now, |one, so_far| one.connect = so_far);
     }
 
+    /// The same, if there was one, with its end if that was none.
+    pub fn leased(&self, leased: Result<Lease, Error>) -> Result<Lease, Error> {
+        if !leased.as_ref().is_ok_and(|lease| !lease.waited) {
+            self.waited(now());
+        }
+        leased.inspect_err(|error| self.ends(Ended::Failed(error.reason()), now()))
+    }
+
     /// There is an answer's head, or a failure.
     pub fn ends(&self, ended: Ended, now: Instant) {
         self.over.set(true);
@@ -78,7 +88,7 @@ impl Trying<'_> {
     }
 
     fn change(&self, now: Instant, change: impl FnOnce(&mut Try, Duration)) {
-        if let Some(one) = self.tries.kept.borrow_mut().get_mut(self.index) {
+        if let Some(one) = self.tries.kept.borrow_mut().get_mut(usize::from(self.index)) {
             let so_far = now.saturating_duration_since(self.tries.since).saturating_sub(one.began);
             change(one, so_far);
         }

@@ -53,6 +53,7 @@ pub(crate) struct Served {
     pub(super) door: Door,
     pub(super) place: Place,
     pub(super) connections: Rc<Connections>,
+    pub(super) terms: Terms,
 }
 
 pub(crate) async fn handle(served: Rc<Served>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -72,9 +73,12 @@ async fn forward(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, Error> {
     let caller = &served.caller;
-    let prepared = request::prepare(&mut head, caller);
-    trace::begin(exchange, &mut head.headers);
-    let upgrade = prepared?;
+    let upgrade = {
+        let prepared = request::prepare(&mut head, caller);
+        // What is refused is in a trace, too.
+        trace::begin(exchange, &mut head.headers);
+        prepared?
+    };
     authorize::request(exchange, &served.identity.peer, served.place.port)?;
     let due = Due::new(exchange, &head.headers, None)?;
     // Pinned here and in `send` below: what is handed over by value is in the future of the wait once more.
@@ -151,20 +155,15 @@ async fn send(
     let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
     worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
     exchange.endpoint.set(Some(served.place.application));
-    let service = Some(Rc::clone(&served.caller.service));
-    let terms = Terms { service, ..Terms::plain(Timeouts::default().connect) };
     loop {
         exchange.attempts.set(exchange.attempts.get() + 1);
         let trying = exchange.tries.begin(served.place.application, false, now());
-        let leased = served.connections.lease(worker, &terms).await;
-        if !leased.as_ref().is_ok_and(|lease| !lease.waited) {
-            trying.waited(now());
-        }
-        let lease = leased.inspect_err(|error| trying.ends(Ended::Failed(error.reason()), now()))?;
+        let lease = trying.leased(served.connections.lease(worker, &served.terms).await)?;
         let unanswered = match lease.send(request).await {
             Ok(response) => {
                 let grpc = exchange.grpc.then(|| grpc_status(response.headers())).flatten();
-                trying.ends(grpc.map_or(Ended::Status(response.status().as_u16()), Ended::Grpc), now());
+                let status = Ended::Status(response.status().as_u16());
+                trying.ends(grpc.map_or(status, Ended::Grpc), now());
                 return Ok((lease, response));
             }
             Err(unanswered) => unanswered,

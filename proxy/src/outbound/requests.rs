@@ -110,6 +110,7 @@ fn depart(
 ) -> Result<Departing, Error> {
     let caller = &serving.caller;
     let prepared = request::prepare(&mut head, caller);
+    // What is refused is in a trace, too.
     trace::begin(exchange, &mut head.headers);
     let caller_half = prepared?;
     let (snapshot, destination) = serving.current();

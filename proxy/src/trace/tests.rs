@@ -320,14 +320,11 @@ fn a_hedge_is_an_event_too() {
             assert!(Instant::now() < deadline, "no hedge wins");
             assert!(ask(&rig, &request("GET /a", "")).await.ends_with("ok"));
             let client = spans(&rig.client, 1).await.remove(0);
-            if !events(&client).contains(&"hedge") {
-                continue;
+            // The other one may have been asked first, and have been slow.
+            if outcomes(&client) == ["cancelled", "200"] {
+                assert_eq!(events(&client), ["attempt", "hedge"]);
+                return;
             }
-            assert_eq!(
-                (events(&client), outcomes(&client)),
-                (vec!["attempt", "hedge"], vec!["cancelled".to_owned(), "200".to_owned()])
-            );
-            return;
         }
     });
 }
