@@ -200,15 +200,16 @@ fn measure_fresh(plan: &Plan, results: &mut Results) {
 /// What a subject's own telemetry costs is found by two of it, which take turns.
 fn measure_pairs(plan: &Plan, rows: &[Row], results: &mut Results) -> Result<()> {
     let kinds = plan.kinds.iter().filter(|kind| **kind != Kind::Direct);
-    let mut pairs =
-        kinds.map(|kind| Subject::start_pair(*kind, &plan.envoy)).collect::<Result<Vec<_>>>()?;
+    let mut pairs = kinds.map(|kind| Subject::start_pair(*kind, &plan.envoy)).collect::<Result<Vec<_>>>()?;
     for row in rows {
         for round in 0..plan.rounds {
             for pair in &mut pairs {
                 let kind = pair[0].kind;
                 eprint!("\r\x1b[K{}: round {} of {}, {}", row.name(), round + 1, plan.rounds, kind.name());
                 let measured = row.measure_pair(pair, round % 2 == 1, plan.duration);
-                match measured.and_then(|figures| pair.iter_mut().try_for_each(Subject::check).map(|()| figures)) {
+                match measured
+                    .and_then(|figures| pair.iter_mut().try_for_each(Subject::check).map(|()| figures))
+                {
                     Ok(figures) => results.add(*row, kind, round, figures),
                     Err(error) => results.add_error(*row, kind, &error),
                 }

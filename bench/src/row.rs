@@ -130,7 +130,8 @@ impl Row {
     fn beside_none(self, subject: &Subject, duration: Duration) -> Result<Figures> {
         let none = Self::H1.measure_once(subject, duration)?;
         let mut figures = self.measure_once(subject, duration)?;
-        let names = [("CPU client", "CPU client with / without"), ("CPU server", "CPU server with / without")];
+        let names =
+            [("CPU client", "CPU client with / without"), ("CPU server", "CPU server with / without")];
         add_ratios(&mut figures, &none, names, POLICIES_COST);
         Ok(figures)
     }
@@ -272,7 +273,8 @@ fn scrape(subject: &Subject) -> Result<Figures> {
         Ok(())
     })??;
     times.sort_unstable();
-    let series = page.lines().filter(|line| line.starts_with("outrigger_") || line.starts_with("envoy_")).count();
+    let series =
+        page.lines().filter(|line| line.starts_with("outrigger_") || line.starts_with("envoy_")).count();
     ensure!(series > 0, "no metrics in {:?}", page.lines().next());
     let metric = |name, unit, goal| Metric { name, unit, goal };
     Ok(vec![

@@ -59,7 +59,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let needs_gate = stays || !matches!(wish, Wish::None);
     if needs_gate && !args.loopback && enter::is_outside() && enter::probe().is_ok() {
         let exits = match &wish {
-            Wish::Use(outside) => vec![(gate::OTLP_EXIT, &*outside.otlp), (gate::QUERY_EXIT, &*outside.query)],
+            Wish::Use(outside) => {
+                vec![(gate::OTLP_EXIT, &*outside.otlp), (gate::QUERY_EXIT, &*outside.query)]
+            }
             Wish::None | Wish::Start(_) => Vec::new(),
         };
         // Without it there are no addresses on the host; the other ways in remain.

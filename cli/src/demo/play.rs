@@ -120,12 +120,14 @@ impl<'a> Play<'a> {
             Ok(tree) => {
                 let count = backend.count("web")?;
                 let page = &backend.page;
-                Ok(format!("{tree}\n{page}/trace/{id} (JSON: {page}/api/traces/{id}); {count} traces of web so far"))
+                Ok(format!(
+                    "{tree}\n{page}/trace/{id} (JSON: {page}/api/traces/{id}); {count} traces of web so far"
+                ))
             }
             // Whoever sends spans somewhere need not have this query API there.
-            Err(error) if !backend.ours && !error.is::<Interrupted>() => {
-                Ok(format!("purchase {id} was sent, but cannot be shown: {error:#} (--traces-query names Jaeger's query API)"))
-            }
+            Err(error) if !backend.ours && !error.is::<Interrupted>() => Ok(format!(
+                "purchase {id} was sent, but cannot be shown: {error:#} (--traces-query names Jaeger's query API)"
+            )),
             Err(error) => Err(error),
         }
     }

@@ -88,7 +88,9 @@ impl Wish {
         };
         let otlp = authority(&endpoint, OTLP_PORT).with_context(|| format!("{ENDPOINT}={endpoint}"))?;
         let query = match query {
-            Some(query) => authority(&query, QUERY_PORT).with_context(|| format!("--traces-query {query}"))?,
+            Some(query) => {
+                authority(&query, QUERY_PORT).with_context(|| format!("--traces-query {query}"))?
+            }
             // Where Jaeger has it.
             None => format!("{}:{QUERY_PORT}", otlp.rsplit_once(':').map_or(&*otlp, |(host, _)| host)),
         };
@@ -235,7 +237,8 @@ fn draw(id: &str, spans: &[Span]) -> String {
     services.sort();
     services.dedup();
     let mut text = format!("purchase {id}: {} spans of {} services", spans.len(), services.len());
-    let is_known = |id: &Option<String>| id.as_ref().is_some_and(|id| spans.iter().any(|span| span.id == *id));
+    let is_known =
+        |id: &Option<String>| id.as_ref().is_some_and(|id| spans.iter().any(|span| span.id == *id));
     let mut roots: Vec<_> = spans.iter().filter(|span| !is_known(&span.parent)).collect();
     roots.sort_by_key(|span| span.start);
     for root in roots {
@@ -268,7 +271,13 @@ mod tests {
 
     #[test]
     fn a_tree_is_drawn_from_what_the_backend_says() {
-        let span = |id: &str, parent: &str, process: &str, name: &str, kind: &str, start: u64, micros: u64| {
+        let span = |id: &str,
+                    parent: &str,
+                    process: &str,
+                    name: &str,
+                    kind: &str,
+                    start: u64,
+                    micros: u64| {
             json!({"spanID": id, "operationName": name, "processID": process, "startTime": start, "duration": micros,
                 "references": [{"refType": "CHILD_OF", "spanID": parent}],
                 "tags": [{"key": "span.kind", "value": kind}]})

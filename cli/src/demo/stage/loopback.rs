@@ -71,7 +71,8 @@ impl Loopback {
         let directory = guard.path().to_owned();
         let binaries = Binaries::find()?;
         let mut plan = Plan { network, binaries, directory, variables: Vec::new(), guard: Some(guard) };
-        let built = plan.start_traces(wish).and_then(|traces| Ok((traces, Self::build_in(&mut plan, interrupt)?)));
+        let built =
+            plan.start_traces(wish).and_then(|traces| Ok((traces, Self::build_in(&mut plan, interrupt)?)));
         match built {
             Ok(((backend, jaeger), (workloads, control_plane, relay))) => {
                 let control_plane = Some(control_plane);

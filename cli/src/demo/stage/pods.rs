@@ -122,7 +122,11 @@ impl Traces {
             Wish::Use(outside) => {
                 gate::open_exit(inside.outer_pid, gate::OTLP_EXIT, &place, (address, OTLP_PORT).into())?;
                 let socket = gate::exit(inside.outer_pid, gate::QUERY_EXIT);
-                Backend { query: Query::Through(socket), page: format!("http://{}", outside.query), ours: false }
+                Backend {
+                    query: Query::Through(socket),
+                    page: format!("http://{}", outside.query),
+                    ours: false,
+                }
             }
             Wish::None => return Ok(this),
         });

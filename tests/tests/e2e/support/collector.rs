@@ -49,7 +49,9 @@ impl Collector {
     pub(crate) fn start(pod: &Pod, port: u16, mood: Mood) -> Result<Self> {
         let mood = Arc::new(AtomicU8::new(mood as u8));
         let shared = Arc::clone(&mood);
-        let app = App::start(pod, port, move |asked| answer(MOODS[usize::from(shared.load(Ordering::SeqCst))], asked))?;
+        let app = App::start(pod, port, move |asked| {
+            answer(MOODS[usize::from(shared.load(Ordering::SeqCst))], asked)
+        })?;
         Ok(Self { app, mood })
     }
 
@@ -93,13 +95,18 @@ impl Collector {
 }
 
 fn answer(mood: Mood, asked: &Asked) -> Say {
-    let grpc = asked.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let grpc = asked
+        .headers
+        .get("content-type")
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     match mood {
         Mood::Good => Say::ok("").field_unless(grpc, "content-type", "application/x-protobuf"),
         Mood::Errors if grpc => Say::grpc(14),
         Mood::Errors => Say::status(503),
         Mood::Redirects => Say::status(307).field("location", &asked.path),
-        Mood::Garbage => Say::ok(vec![0xff; 3000]).field_unless(grpc, "content-type", "application/x-protobuf"),
+        Mood::Garbage => {
+            Say::ok(vec![0xff; 3000]).field_unless(grpc, "content-type", "application/x-protobuf")
+        }
         Mood::Silence => Say::nothing(),
     }
 }

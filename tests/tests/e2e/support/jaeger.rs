@@ -136,7 +136,11 @@ fn read_one(trace: &Value) -> Result<Vec<Span>> {
         };
         Ok(Span {
             id: text(&span["spanID"]),
-            parent: references.iter().filter(|one| one["refType"] == "CHILD_OF").map(|one| text(&one["spanID"])).next(),
+            parent: references
+                .iter()
+                .filter(|one| one["refType"] == "CHILD_OF")
+                .map(|one| text(&one["spanID"]))
+                .next(),
             service: text(&processes[text(&span["processID"])]["serviceName"]),
             name: text(&span["operationName"]),
             start: span["startTime"].as_u64().context("startTime")?,

@@ -1,13 +1,6 @@
 //! Metrics as a reader has them: the text formats, and a real Prometheus that scrapes and judges.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    fs,
-    net::SocketAddr,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write, fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use outrigger_lab::{Lab, Pod, Process, wait_for};
@@ -129,7 +122,8 @@ pub(crate) fn as_text(open_metrics: &str) -> String {
         }
         // Nor are there times of birth.
         let name = line.split(['{', ' ']).next().unwrap_or_default();
-        let born = name.strip_suffix("_created").is_some_and(|name| is(name, "counter") || is(name, "histogram"));
+        let born =
+            name.strip_suffix("_created").is_some_and(|name| is(name, "counter") || is(name, "histogram"));
         if !born {
             let _ = writeln!(text, "{}", line.split(" # ").next().unwrap_or_default());
         }
@@ -177,7 +171,9 @@ impl Prometheus {
         let pod = lab.pod("prometheus")?;
         let directory = lab.directory().join("prometheus");
         fs::create_dir_all(&directory)?;
-        let mut config = "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files:\n".to_owned();
+        let mut config =
+            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files:\n"
+                .to_owned();
         for rule in rules {
             let _ = writeln!(config, "- {}", rule.display());
         }
@@ -208,7 +204,8 @@ impl Prometheus {
 
     fn get(&self, path: &str) -> Result<Value> {
         let answer = self.pod.lab().get(SocketAddr::from((self.pod.ipv4(), PORT)), path)?;
-        let told: Value = serde_json::from_str(&answer.body).with_context(|| format!("{path}: {answer:?}"))?;
+        let told: Value =
+            serde_json::from_str(&answer.body).with_context(|| format!("{path}: {answer:?}"))?;
         ensure!(told["status"] == "success", "{path}: {told}");
         Ok(told["data"].clone())
     }
@@ -234,9 +231,11 @@ impl Prometheus {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let (from, to) = (now - Duration::from_secs(600), now + Duration::from_secs(60));
         let (from, to) = (from.as_secs(), to.as_secs());
-        let told = self.get(&format!("/api/v1/query_exemplars?query={}&start={from}&end={to}", escape(query)))?;
+        let told =
+            self.get(&format!("/api/v1/query_exemplars?query={}&start={from}&end={to}", escape(query)))?;
         let series = told.as_array().cloned().unwrap_or_default();
-        let all = series.iter().flat_map(|series| series["exemplars"].as_array().cloned().unwrap_or_default());
+        let all =
+            series.iter().flat_map(|series| series["exemplars"].as_array().cloned().unwrap_or_default());
         Ok(all.map(|exemplar| labels(&exemplar["labels"])).collect())
     }
 

@@ -51,13 +51,20 @@ fn scene(lab: &Lab) -> Result<Scene> {
         .file("open.yaml", policy("ServerPolicy", "store", open))
         .start(lab)?;
     let store = mesh.workload("store").start()?;
-    let app = App::start(&store.pod, 8080, |asked| if asked.number % 5 == 4 { Say::status(500) } else { Say::ok("good") })?;
+    let app =
+        App::start(
+            &store.pod,
+            8080,
+            |asked| if asked.number % 5 == 4 { Say::status(500) } else { Say::ok("good") },
+        )?;
     let web = mesh.workload("web").start()?;
     let stranger = lab.pod("stranger")?;
     wait_for(SOON, "an answer", || Ask::new(SocketAddr::from(STORE), "/").once(&web.pod).is_ok())?;
     let load = vec![
         Loops::new(Ask::new(SocketAddr::from(STORE), "/"), 2).at_rate(50).start(&web.pod)?,
-        Loops::new(Ask::new(SocketAddr::from((store.pod.ipv4(), 8080)), "/"), 1).at_rate(10).start(&stranger)?,
+        Loops::new(Ask::new(SocketAddr::from((store.pod.ipv4(), 8080)), "/"), 1)
+            .at_rate(10)
+            .start(&stranger)?,
     ];
     stat_of(&mesh, "service", "outbound", SERVICE, 100)?;
     Ok(Scene { load, _app: app, web, store, stranger, mesh })
@@ -81,7 +88,12 @@ fn as_programs(lab: &Lab) -> Result<()> {
         let success = row["success"].as_f64().context("success")?;
         ensure!((0.7..0.9).contains(&success), "one in five fails: {row}");
         let figure = |name: &str| row[name].as_u64().unwrap_or(0);
-        ensure!(figure("p50_us") > 0 && figure("p50_us") <= figure("p99_us") && figure("p99_us") <= figure("max_us"), "{row}");
+        ensure!(
+            figure("p50_us") > 0
+                && figure("p50_us") <= figure("p99_us")
+                && figure("p99_us") <= figure("max_us"),
+            "{row}"
+        );
         // Of half a minute.
         let (rate, requests) = (row["rate"].as_f64().context("rate")?, figure("requests") as f64);
         ensure!(requests > 0.0 && (rate * 30.0 - requests).abs() <= requests * 0.1, "{row}");
@@ -100,15 +112,23 @@ fn as_programs(lab: &Lab) -> Result<()> {
     }
     let mut told = String::new();
     wait_for(SOON, "the unmeshed edge", || {
-        told = scene.mesh.outrigger(&["edges"]).map_or_else(|error| error.to_string(), |output| output.to_string());
+        told = scene
+            .mesh
+            .outrigger(&["edges"])
+            .map_or_else(|error| error.to_string(), |output| output.to_string());
         let told = told.to_lowercase();
         told.contains("unmeshed") || told.contains("plaintext") || told.contains("not meshed")
     })
     .with_context(|| told.clone())?;
     // What cannot be is said, with its name, and asked of nobody.
-    for arguments in [&["stat", "--window", "soon"][..], &["stat", "--from", "yesterday-ish"], &["stat", "planets"]] {
+    for arguments in
+        [&["stat", "--window", "soon"][..], &["stat", "--from", "yesterday-ish"], &["stat", "planets"]]
+    {
         let output = scene.mesh.outrigger(arguments)?;
-        ensure!(!output.status.success() && output.stderr.contains(arguments[arguments.len() - 1]), "{arguments:?}: {output}");
+        ensure!(
+            !output.status.success() && output.stderr.contains(arguments[arguments.len() - 1]),
+            "{arguments:?}: {output}"
+        );
     }
     ensure!(scene.load.iter().all(|load| load.answered() > 0));
     ensure!(scene.stranger.ipv4() != scene.web.pod.ipv4() && scene.store.name() == "store");
@@ -129,7 +149,10 @@ impl Terminal {
         let terminal = Self { pod: pod.clone(), socket };
         let mut tmux = terminal.tmux();
         tmux.args(["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-s", name]);
-        tmux.arg(command).envs(variables.iter().copied()).env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
+        tmux.arg(command)
+            .envs(variables.iter().copied())
+            .env("TERM", "xterm-256color")
+            .env("LC_ALL", "C.UTF-8");
         if variables.is_empty() {
             tmux.env_remove("NO_COLOR");
         }
@@ -208,7 +231,8 @@ fn in_a_terminal(lab: &Lab) -> Result<()> {
         top.press(&["q"])?;
         wait_for(Duration::from_secs(20), "the end of top", || !top.is_open())?;
 
-        let stat = Terminal::open(pod, &format!("stat-{look}"), variables, &command("stat services --watch"))?;
+        let stat =
+            Terminal::open(pod, &format!("stat-{look}"), variables, &command("stat services --watch"))?;
         let first = stat.wait_shows(&["store", "p99"])?;
         keep(&format!("stat-watch-{look}"), &stat.screen(look == "colour")?)?;
         // It has none in any case.
@@ -233,7 +257,9 @@ fn shown(terminal: &Terminal, look: &str) -> Result<()> {
     // Bold and reverse are no colours: 3x and 4x, 9x and 10x are.
     let colours = screen.split("\x1b[").skip(1).any(|rest| {
         let (codes, _) = rest.split_once('m').unwrap_or_default();
-        codes.split(';').any(|code| code.parse::<u32>().is_ok_and(|code| matches!(code, 30..=38 | 40..=48 | 90..=107)))
+        codes
+            .split(';')
+            .any(|code| code.parse::<u32>().is_ok_and(|code| matches!(code, 30..=38 | 40..=48 | 90..=107)))
     });
     ensure!(colours == (look == "colour"), "colours in look {look}: {colours}\n{screen}");
     let plain = terminal.screen(false)?;

@@ -88,7 +88,8 @@ fn round(web: &Workload, store: &Workload, first: usize, number: usize) -> Resul
     let next = AtomicUsize::new(0);
     web.pod.enter(|| -> Result<()> {
         thread::scope(|scope| {
-            let loops: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(|| ask_for_words(first, words, &next))).collect();
+            let loops: Vec<_> =
+                (0..CONNECTIONS).map(|_| scope.spawn(|| ask_for_words(first, words, &next))).collect();
             loops.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow!("a loop panicked"))?)
         })?;
         // Nobody has these: the switch says so at once.

@@ -46,7 +46,9 @@ fn wait_event(mesh: &Mesh, kind: &str, words: &[&str], after: u64) -> Result<Val
         last = all_events(mesh).unwrap_or_default();
         let fits = |event: &&Value| {
             let text = event.to_string();
-            event["kind"] == kind && event["seq"].as_u64() > Some(after) && words.iter().all(|word| text.contains(word))
+            event["kind"] == kind
+                && event["seq"].as_u64() > Some(after)
+                && words.iter().all(|word| text.contains(word))
         };
         last.iter().find(fits).cloned()
     });
@@ -67,10 +69,13 @@ fn events(lab: &Lab) -> Result<()> {
         .start(lab)?;
     let instance = |name: &str| mesh.workload(name).service_account("store").label("app", "store").start();
     let (good, bad) = (instance("good")?, instance("bad")?);
-    let _apps = [
-        App::start(&good.pod, 8080, |_| Say::ok("good"))?,
-        App::start(&bad.pod, 8080, |asked| if asked.path == "/fail" { Say::status(503) } else { Say::ok("bad") })?,
-    ];
+    let _apps =
+        [
+            App::start(&good.pod, 8080, |_| Say::ok("good"))?,
+            App::start(&bad.pod, 8080, |asked| {
+                if asked.path == "/fail" { Say::status(503) } else { Say::ok("bad") }
+            })?,
+        ];
     let web = mesh.workload("web").start()?;
     wait_event(&mesh, "proxy-joined", &["sa/web"], 0)?;
 
@@ -96,7 +101,10 @@ fn events(lab: &Lab) -> Result<()> {
     ensure!(closed["seq"].as_u64() > opened["seq"].as_u64(), "{closed} before {opened}");
 
     // Configuration that cannot be, and none of it any more.
-    mesh.write("broken.yaml", "apiVersion: outrigger.dev/v1alpha1\nkind: MeshService\nmetadata: {name: x}\nspec: {colour: red}\n")?;
+    mesh.write(
+        "broken.yaml",
+        "apiVersion: outrigger.dev/v1alpha1\nkind: MeshService\nmetadata: {name: x}\nspec: {colour: red}\n",
+    )?;
     let refused = wait_event(&mesh, "configuration-refused", &["broken.yaml", "colour"], 0)?;
     ensure!(refused["severity"] == "error", "{refused}");
     mesh.write("broken.yaml", &Service::new("another").address("10.96.0.11").port(80, 8080, "http").yaml())?;
@@ -131,7 +139,10 @@ fn events(lab: &Lab) -> Result<()> {
     let after = all_events(&mesh)?;
     ensure!(after.len() >= before.len(), "{} events of {}", after.len(), before.len());
     for (old, new) in before.iter().zip(&after) {
-        ensure!(old["seq"] == new["seq"] && old["kind"] == new["kind"] && old["message"] == new["message"], "{old} became {new}");
+        ensure!(
+            old["seq"] == new["seq"] && old["kind"] == new["kind"] && old["message"] == new["message"],
+            "{old} became {new}"
+        );
     }
     let last = before.last().and_then(|event| event["seq"].as_u64()).context("seq")?;
     mesh.write("broken.yaml", "kind: nonsense\n")?;

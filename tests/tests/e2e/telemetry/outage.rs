@@ -24,8 +24,10 @@ use crate::support::{
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        Test::new("a_tracing_backend_that_stops_costs_no_request_and_no_memory_over_grpc", |lab| stops(lab, GRPC_PORT))
-            .needs(&[Need::Jaeger]),
+        Test::new("a_tracing_backend_that_stops_costs_no_request_and_no_memory_over_grpc", |lab| {
+            stops(lab, GRPC_PORT)
+        })
+        .needs(&[Need::Jaeger]),
         Test::new("a_tracing_backend_that_errs_costs_no_request_and_no_memory_over_http", errs),
     ]
 }
@@ -82,7 +84,9 @@ impl Scene {
         let of = |workload: &Workload| -> Result<u64> {
             let all = samples(&workload.status("/metrics")?.body)?;
             let all = all.iter().filter(|one| one.name == "outrigger_spans_dropped_total");
-            let all = all.filter(|one| cause.is_empty() || one.labels.get("cause").is_some_and(|label| label == cause));
+            let all = all.filter(|one| {
+                cause.is_empty() || one.labels.get("cause").is_some_and(|label| label == cause)
+            });
             Ok(all.map(|one| one.value).sum::<f64>() as u64)
         };
         Ok([of(&self.workloads[0])?, of(&self.workloads[1])?])
@@ -112,7 +116,10 @@ impl Scene {
             "{what}, {:?}: spans dropped {before:?} -> {after:?}, resident {resident:?} -> {now:?}",
             began.elapsed()
         ));
-        ensure!(after[0] > before[0] && after[1] > before[1], "{what}: nothing is counted as dropped any more");
+        ensure!(
+            after[0] > before[0] && after[1] > before[1],
+            "{what}: nothing is counted as dropped any more"
+        );
         for (workload, (before, now)) in self.workloads.iter().zip(resident.into_iter().zip(now)) {
             ensure!(now <= before + GROWTH, "{what}: {} grew from {before} to {now} bytes", workload.name());
         }
@@ -149,7 +156,9 @@ fn errs(lab: &Lab) -> Result<()> {
     for mood in [Mood::Redirects, Mood::Garbage, Mood::Silence] {
         collector.set(mood);
         let (requests, dropped) = (collector.requests(), scene.dropped("")?);
-        wait_for(SOON, &format!("a try at a backend that answers {mood:?}"), || collector.requests() > requests)?;
+        wait_for(SOON, &format!("a try at a backend that answers {mood:?}"), || {
+            collector.requests() > requests
+        })?;
         scene.wait_dropped("", dropped, &format!("a backend that answers {mood:?}"))?;
     }
     let spans = collector.spans()?;

@@ -29,13 +29,15 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("percentiles_of_the_fleet_are_those_of_all_durations_and_survive_a_control_plane", exact)
             .needs(&[Need::Program("h2load")]),
-        Test::new("a_killed_proxy_loses_what_it_had_not_reported_and_no_more", killed).needs(&[Need::Program("h2load")]),
+        Test::new("a_killed_proxy_loses_what_it_had_not_reported_and_no_more", killed)
+            .needs(&[Need::Program("h2load")]),
     ]
 }
 
 const STORE: ([u8; 4], u16) = ([10, 96, 0, 10], 80);
 const SERVICE: &str = "shop/store:80";
-const QUANTILES: [(&str, f64); 4] = [("p50_us", 0.50), ("p90_us", 0.90), ("p99_us", 0.99), ("p999_us", 0.999)];
+const QUANTILES: [(&str, f64); 4] =
+    [("p50_us", 0.50), ("p90_us", 0.90), ("p99_us", 0.99), ("p999_us", 0.999)];
 /// What the histograms' two digits may be off by, and a microsecond for what is not whole ones.
 const ERROR: f64 = 0.01;
 
@@ -100,7 +102,8 @@ impl Fleet {
             durations.clear();
             for workload in workloads {
                 let lines = log::lines(workload).unwrap_or_default();
-                durations.extend(log::requests(&lines, direction).filter_map(|line| line["duration_us"].as_u64()));
+                durations
+                    .extend(log::requests(&lines, direction).filter_map(|line| line["duration_us"].as_u64()));
             }
             durations.len() >= number
         })
@@ -168,7 +171,10 @@ fn exact(lab: &Lab) -> Result<()> {
     let row = row(&told)?;
     for (name, share) in QUANTILES {
         let (told, callers) = (row[name].as_f64().context("a quantile")?, quantile(&micros, share) as f64);
-        ensure!(told <= callers * 1.02 + 20.0, "{name}: {told} us by the proxies, {callers} us by their callers");
+        ensure!(
+            told <= callers * 1.02 + 20.0,
+            "{name}: {told} us by the proxies, {callers} us by their callers"
+        );
     }
     Ok(())
 }
@@ -209,8 +215,12 @@ fn killed(lab: &Lab) -> Result<()> {
     fleet.callers[1].restart_proxy()?;
     fleet.callers[1].wait_ready()?;
     wait_for(SOON, "an answer", || {
-        raw::exchange(&fleet.callers[1].pod, SocketAddr::from(STORE), b"GET /id HTTP/1.0\r\nhost: store.shop\r\n\r\n")
-            .is_ok_and(|answer| answer.contains(" 200 "))
+        raw::exchange(
+            &fleet.callers[1].pod,
+            SocketAddr::from(STORE),
+            b"GET /id HTTP/1.0\r\nhost: store.shop\r\n\r\n",
+        )
+        .is_ok_and(|answer| answer.contains(" 200 "))
     })?;
     let told = {
         // Until it stands still: all that was there is told.
@@ -224,6 +234,10 @@ fn killed(lab: &Lab) -> Result<()> {
     };
     load(&fleet)?;
     let after = stat_of(&fleet.mesh, "service", "outbound", SERVICE, told + number as u64)?;
-    ensure!(requests(&after, SERVICE) == told + number as u64, "{} after {told} and {number}", requests(&after, SERVICE));
+    ensure!(
+        requests(&after, SERVICE) == told + number as u64,
+        "{} after {told} and {number}",
+        requests(&after, SERVICE)
+    );
     Ok(())
 }

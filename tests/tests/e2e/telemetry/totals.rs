@@ -1,13 +1,7 @@
 //! The same totals, to the request, from everybody who counts: the Prometheus text, OpenMetrics, metrics pushed by OTLP,
 //! `/stat` of the control plane and the access log, after a mixture of requests in which every kind of failure occurs.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    net::SocketAddr,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write, net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use outrigger_lab::{Lab, Mesh, Workload, wait_for};
@@ -20,8 +14,7 @@ use crate::support::{
     ask::{Ask, Told, at_once, in_turn},
     booth::Booth,
     collector::{Collector, Mood},
-    figure,
-    log,
+    figure, log,
     prometheus::{Format, samples},
     raw,
     yaml::{Service, document, policy},
@@ -98,7 +91,10 @@ fn scene(lab: &Lab) -> Result<Scene> {
     for (number, name) in (0..).zip(["plain", "nobody", "denied", "limited", "full", "left"]) {
         let text = if number == NOBODY {
             document("outrigger.dev/v1alpha1", "MeshService", name)
-                + &format!("  addresses: [{}]\n  ports: [{{port: 80, appProtocol: http}}]\n", target(number).ip())
+                + &format!(
+                    "  addresses: [{}]\n  ports: [{{port: 80, appProtocol: http}}]\n",
+                    target(number).ip()
+                )
         } else {
             let service = Service::new(name).address(&target(number).ip().to_string()).select("app", "store");
             service.port(80, 9000 + number, "http").yaml()
@@ -120,7 +116,10 @@ fn scene(lab: &Lab) -> Result<Scene> {
             .file(&format!("{name}.yaml"), text)
             .file(&format!("{name}-policy.yaml"), policy("TrafficPolicy", name, &spec));
     }
-    let deny = format!("  selector: {{app: store}}\n  action: deny\n  rules: [{{to: {{ports: [{}]}}}}]\n", 9000 + DENIED);
+    let deny = format!(
+        "  selector: {{app: store}}\n  action: deny\n  rules: [{{to: {{ports: [{}]}}}}]\n",
+        9000 + DENIED
+    );
     let mesh = builder.file("deny.yaml", policy("AuthorizationPolicy", "shut", &deny)).start(lab)?;
     let backend = lab.pod("backend")?;
     let collector = Collector::start(&backend, 4317, Mood::Good)?;
@@ -199,7 +198,9 @@ fn totals(lab: &Lab) -> Result<()> {
     *wanted.entry(("none".to_owned(), String::new(), String::new())).or_default() += left as u64;
     let all: u64 = wanted.values().sum();
     figure(&format!("{all} requests: {wanted:?}"));
-    for reason in ["no-endpoints", "denied", "rate-limited", "bulkhead-full", "upstream-reset", "request-timeout"] {
+    for reason in
+        ["no-endpoints", "denied", "rate-limited", "bulkhead-full", "upstream-reset", "request-timeout"]
+    {
         ensure!(wanted.keys().any(|(.., known)| known == reason), "none was told {reason}: {wanted:?}");
     }
     let logged = until(&wanted, "the access log", || from_log(&scene.web, "outbound"))?;
@@ -211,7 +212,9 @@ fn totals(lab: &Lab) -> Result<()> {
         let reader = scene.mesh.control_plane_pod(0);
         let address = SocketAddr::from((workload.pod.ipv4(), 15020));
         for format in [Format::Text, Format::OpenMetrics] {
-            same(&logged, &format!("{format:?}, {side}"), || from_page(&format.page(reader, address)?, side))?;
+            same(&logged, &format!("{format:?}, {side}"), || {
+                from_page(&format.page(reader, address)?, side)
+            })?;
         }
         same(&logged, &format!("OTLP, {side}"), || from_collector(&scene.collector, workload.name(), side))?;
         same(&logged, &format!("/stat, {side}"), || from_stat(&stat(&scene.mesh, "service", side)?))?;
@@ -227,7 +230,9 @@ fn parts(wish: Wish, number: usize) -> Vec<Vec<Ask>> {
     let number = number * wish.share / 1000;
     // What takes its time is asked for on more connections.
     let connections = if wish.path == "/never" { 8 } else { 2 };
-    (0..connections).map(|part| vec![ask.clone(); number / connections + usize::from(part < number % connections)]).collect()
+    (0..connections)
+        .map(|part| vec![ask.clone(); number / connections + usize::from(part < number % connections)])
+        .collect()
 }
 
 /// Callers that leave once the application has their request.

@@ -32,8 +32,10 @@ use crate::support::{
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        Test::new("traces_of_a_chain_are_whole_in_a_real_backend_over_grpc", over_grpc).needs(&[Need::Jaeger]),
-        Test::new("traces_of_a_chain_are_whole_in_a_real_backend_over_http", over_http).needs(&[Need::Jaeger]),
+        Test::new("traces_of_a_chain_are_whole_in_a_real_backend_over_grpc", over_grpc)
+            .needs(&[Need::Jaeger]),
+        Test::new("traces_of_a_chain_are_whole_in_a_real_backend_over_http", over_http)
+            .needs(&[Need::Jaeger]),
     ]
 }
 
@@ -133,9 +135,8 @@ impl Chain {
     }
 
     fn ask(&self, spoken: Spoken, path: &str, fields: &[(&'static str, &str)]) -> Result<Told> {
-        let ask = fields
-            .iter()
-            .fold(Ask::new(at(WEB, 80), path), |ask, (name, value)| ask.field(name, value));
+        let ask =
+            fields.iter().fold(Ask::new(at(WEB, 80), path), |ask, (name, value)| ask.field(name, value));
         let ask = match spoken {
             Spoken::Http1 => ask,
             Spoken::Http2 => ask.http2(),
@@ -227,9 +228,18 @@ fn whole(chain: &Chain, spoken: Spoken) -> Result<()> {
     let hops_of = hops(&spans)?;
     ensure!(hops_of.len() == 6 && spans.len() == 6, "{spans:#?}");
     ensure!(hops_of[0].parent.is_none(), "nobody was before the first: {:#?}", hops_of[0]);
-    let who = [("shopper", "client"), ("web", "server"), ("web", "client"), ("orders", "server"), ("orders", "client")];
+    let who = [
+        ("shopper", "client"),
+        ("web", "server"),
+        ("web", "client"),
+        ("orders", "server"),
+        ("orders", "client"),
+    ];
     for (span, (service, kind)) in hops_of.iter().zip(who) {
-        ensure!(span.service == service && span.kind() == kind, "wanted the {kind} span of {service}: {span:#?}");
+        ensure!(
+            span.service == service && span.kind() == kind,
+            "wanted the {kind} span of {service}: {span:#?}"
+        );
     }
     ensure!(hops_of[5].service.starts_with("stock-") && hops_of[5].kind() == "server", "{:#?}", hops_of[5]);
     for (number, span) in hops_of.iter().enumerate() {
@@ -237,7 +247,9 @@ fn whole(chain: &Chain, spoken: Spoken) -> Result<()> {
         ensure!(!span.is_error(), "{span:#?}");
     }
     ensure!(!format!("{spans:?}").contains("4000123456789010"), "a query string is in the trace");
-    for (number, (caller, called)) in [("shopper", "web"), ("web", "orders"), ("orders", "stock")].into_iter().enumerate() {
+    for (number, (caller, called)) in
+        [("shopper", "web"), ("web", "orders"), ("orders", "stock")].into_iter().enumerate()
+    {
         let identity = |name: &str| format!("spiffe://mesh.local/ns/shop/sa/{name}");
         for span in [hops_of[2 * number], hops_of[2 * number + 1]] {
             let told = (span.text("outrigger.source"), span.text("outrigger.destination"));
@@ -364,7 +376,10 @@ fn carried_on(chain: &Chain) -> Result<()> {
     ensure!(chain.ask(Spoken::Http1, "/after", &[])?.is_good());
     chain.jaeger.trace(&w3c_id(&chain.arrived("/after")?)?, 6)?;
     std::thread::sleep(Duration::from_millis(500));
-    ensure!(chain.jaeger.get(&format!("/api/traces/{quiet}")).is_err(), "what was not sampled is in the backend");
+    ensure!(
+        chain.jaeger.get(&format!("/api/traces/{quiet}")).is_err(),
+        "what was not sampled is in the backend"
+    );
     Ok(())
 }
 
