@@ -35,7 +35,7 @@ demo-traces: need-cargo ## the same with a tracing backend (Jaeger, built once w
 setup: ## what the tests talk to (curl, nginx, Redis, Prometheus, Jaeger, …): installed as root, named otherwise
 	./tests/setup.sh tests
 
-test: need-cargo setup ## every test that can run here; the others are named and counted as ignored
+test: need-cargo setup check-alerts ## every test that can run here; the others are named and counted as ignored
 	$(CARGO) build --locked --workspace --bins
 	./tests/run.sh --workspace
 
