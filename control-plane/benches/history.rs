@@ -52,8 +52,10 @@ fn edge(random: &mut Random, number: usize, requests: u64) -> EdgeTraffic {
     for _ in 0..requests {
         durations.record(random.latency(2_000.0 + 3_000.0 * number as f64));
     }
-    let side = if number % 2 == 0 { Side::Outbound } else { Side::Inbound };
-    let service = if number % 2 == 0 { format!("shop/service-{number}:80") } else { ":8080".to_owned() };
+    let (side, service) = match number.is_multiple_of(2) {
+        true => (Side::Outbound, format!("shop/service-{number}:80")),
+        false => (Side::Inbound, ":8080".to_owned()),
+    };
     let peer = Some(id(&format!("peer-{number}")));
     let key = EdgeKey { side, service: service.into(), route: format!("shop/route-{number}").into(), peer };
     let failed = requests / 100;

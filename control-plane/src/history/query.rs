@@ -20,6 +20,9 @@ use super::{
     slot::{self, BUCKETS, Visit},
 };
 
+/// No bucket.
+const NONE: (usize, usize) = (BUCKETS, 0);
+
 /// Rows of an answer.
 pub const MAX_ROWS: usize = 10_000;
 
@@ -78,8 +81,8 @@ pub struct Sum {
     numbers: [u64; 4],
     outcomes: BTreeMap<OutcomeId, u64>,
     buckets: Vec<u64>,
-    /// The buckets that are not 0 are within.
-    used: std::ops::Range<usize>,
+    /// The buckets that are not 0 are within: the first, and the one behind the last.
+    used: (usize, usize),
 }
 
 /// Figures are over the whole window; times in microseconds, `None` without requests.
@@ -227,7 +230,7 @@ impl Query {
         };
         let wanted_namespace = self.namespace.as_deref();
         let in_namespace =
-            wanted_namespace.is_none_or(|wanted| namespace.unwrap_or(reporter.namespace()) == wanted);
+            wanted_namespace.is_none_or(|wanted| namespace.unwrap_or_else(|| reporter.namespace()) == wanted);
         let is_name = |wanted: &str| {
             let without_port = |text: &str| text.rsplit_once(':').map(|(name, _)| name.to_owned());
             wanted == service
@@ -256,7 +259,7 @@ impl Group {
 
 impl Default for Sum {
     fn default() -> Self {
-        Self { numbers: [0; 4], outcomes: BTreeMap::new(), buckets: vec![0; BUCKETS], used: BUCKETS..0 }
+        Self { numbers: [0; 4], outcomes: BTreeMap::new(), buckets: vec![0; BUCKETS], used: NONE }
     }
 }
 
@@ -276,7 +279,7 @@ impl Visit for Sum {
         let bucket = usize::from(bucket);
         if let Some(sum) = self.buckets.get_mut(bucket) {
             *sum = sum.saturating_add(count);
-            self.used = self.used.start.min(bucket)..self.used.end.max(bucket + 1);
+            self.used = (self.used.0.min(bucket), self.used.1.max(bucket + 1));
         }
     }
 }
@@ -285,10 +288,10 @@ impl Sum {
     fn clear(&mut self) {
         self.numbers = [0; 4];
         self.outcomes.clear();
-        if !self.used.is_empty() {
-            self.buckets[self.used.clone()].fill(0);
+        if let Some(used) = self.buckets.get_mut(self.used.0..self.used.1) {
+            used.fill(0);
         }
-        self.used = BUCKETS..0;
+        self.used = NONE;
     }
 
     fn row<'a>(
@@ -307,7 +310,7 @@ impl Sum {
         let failed = outcomes().filter(|(outcome, _)| outcome.is_failure());
         let failures = failed.fold(0u64, |sum, (_, count)| sum.saturating_add(count));
         let mut durations = Durations::new();
-        for (bucket, count) in self.buckets.iter().enumerate().take(self.used.end).skip(self.used.start) {
+        for (bucket, count) in self.buckets.iter().enumerate().take(self.used.1).skip(self.used.0) {
             if *count > 0 {
                 durations.add_bucket(slot::micros_of(bucket as u16), *count);
             }

@@ -130,7 +130,8 @@ fn merge<K: Ord + Copy>(into: &mut Vec<(K, u64)>, other: Vec<(K, u64)>) {
         let next = match (left.peek(), right.peek()) {
             (Some(a), Some(b)) if a.0 == b.0 => {
                 let sum = (a.0, a.1.saturating_add(b.1));
-                (left.next(), right.next());
+                left.next();
+                right.next();
                 Some(sum)
             }
             (Some(a), Some(b)) if a.0 < b.0 => left.next(),
@@ -231,7 +232,7 @@ mod tests {
     fn parts() -> impl Strategy<Value = Parts> {
         let count = prop_oneof![1..5u64, 1..1u64 << 53];
         let outcomes = btree_map(any::<u16>().prop_map(OutcomeId), count.clone(), 0..5);
-        let buckets = btree_map(0..BUCKETS as u16, count.clone(), 0..100);
+        let buckets = btree_map(0..BUCKETS as u16, count, 0..100);
         ([0..1u64 << 53, 0..9, 0..9, 0..9], outcomes, buckets).prop_map(|(numbers, outcomes, buckets)| {
             Parts {
                 numbers,
