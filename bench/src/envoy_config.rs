@@ -79,10 +79,10 @@ fn watched(side: Side, application: Ipv4Addr, certs: &Path, log: &Path, watch: W
     for chain in chains.into_iter().flatten() {
         let filter = &mut chain["filters"][0]["typed_config"];
         match watch {
-            Watch::Usual => {}
             Watch::Off => filter["access_log"] = json!([]),
             Watch::On { backend } if filter["@type"] == HTTP => filter["tracing"] = tracing(backend),
-            Watch::On { .. } => {}
+            // What is no HTTP has no tracing.
+            Watch::Usual | Watch::On { .. } => {}
         }
     }
     if watch == Watch::Off {

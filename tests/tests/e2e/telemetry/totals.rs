@@ -53,13 +53,15 @@ const LIMITED: u16 = 3;
 const FULL: u16 = 4;
 /// Where callers leave: nothing is too slow there.
 const LEFT: u16 = 5;
+/// Where nobody answers in time.
+const SLOW: u16 = 6;
 const WISHES: [Wish; 13] = [
     wish(PLAIN, "/ok", 500),
     wish(PLAIN, "/status/500", 90),
     wish(PLAIN, "/status/404", 50),
     wish(PLAIN, "/status/302", 10),
     wish(PLAIN, "/reset", 30),
-    wish(PLAIN, "/never", 20),
+    wish(SLOW, "/never", 20),
     wish(NOBODY, "/", 50),
     wish(DENIED, "/", 50),
     wish(LIMITED, "/", 50),
@@ -88,7 +90,7 @@ fn target(service: u16) -> SocketAddr {
 
 fn scene(lab: &Lab) -> Result<Scene> {
     let mut builder = Mesh::builder();
-    for (number, name) in (0..).zip(["plain", "nobody", "denied", "limited", "full", "left"]) {
+    for (number, name) in (0..).zip(["plain", "nobody", "denied", "limited", "full", "left", "slow"]) {
         let text = if number == NOBODY {
             document("outrigger.dev/v1alpha1", "MeshService", name)
                 + &format!(
@@ -102,15 +104,15 @@ fn scene(lab: &Lab) -> Result<Scene> {
         // What the application says is what its caller gets, and every request is one.
         let mut spec = format!(
             "  targetRef: {{kind: Service, name: {name}}}\n  retries: {{attempts: 0}}\n  outlierEjection: {{enabled: false}}\n  \
-             timeouts: {{request: 200ms}}\n"
+             timeouts: {{request: 600s}}\n"
         );
         match number {
             LIMITED => spec += "  rateLimit: [{name: hardly, requests: 1, per: 1000s}]\n",
             FULL => spec += "  bulkhead: {upstream: {maxRequests: 1}}\n",
             _ => {}
         }
-        if matches!(number, FULL | LEFT) {
-            spec = spec.replace("200ms", "600s");
+        if number == SLOW {
+            spec = spec.replace("600s", "200ms");
         }
         builder = builder
             .file(&format!("{name}.yaml"), text)
@@ -142,13 +144,12 @@ fn scene(lab: &Lab) -> Result<Scene> {
         }
         match asked.path.as_str() {
             "/reset" => Say::reset(),
-            "/never" => Say::nothing(),
             _ => Say::ok("fine"),
         }
     })?;
     let booth = Booth::start(&store.pod, 9000 + FULL, "full")?;
     let waiting = App::start(&store.pod, 9000 + LEFT, |_| Say::nothing())?;
-    let mut apps = vec![plain];
+    let mut apps = vec![plain, App::start(&store.pod, 9000 + SLOW, |_| Say::nothing())?];
     for number in [DENIED, LIMITED] {
         apps.push(App::start(&store.pod, 9000 + number, |_| Say::ok("fine"))?);
     }
@@ -165,7 +166,7 @@ fn totals(lab: &Lab) -> Result<()> {
         told.extend(answer);
         good
     })?;
-    let number = many(20_000, 100_000);
+    let number = many(3_000, 100_000);
     // One holds the place that there is, until all are through that want it.
     let holder = at_once(&scene.web.pod, vec![Ask::new(target(FULL), "/hold")])?;
     wait_for(SOON, "the holder of the place", || scene.booth.inside() == 1)?;
@@ -228,8 +229,8 @@ fn parts(wish: Wish, number: usize) -> Vec<Vec<Ask>> {
     let ask = Ask::new(target(wish.service), wish.path);
     let ask = if wish.grpc { ask.grpc() } else { ask };
     let number = number * wish.share / 1000;
-    // What takes its time is asked for on more connections.
-    let connections = if wish.path == "/never" { 8 } else { 2 };
+    // What takes its time, or is most of it, is asked for on more connections.
+    let connections = if matches!(wish.path, "/never" | "/ok") { 8 } else { 2 };
     (0..connections)
         .map(|part| vec![ask.clone(); number / connections + usize::from(part < number % connections)])
         .collect()
