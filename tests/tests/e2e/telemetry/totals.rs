@@ -166,7 +166,7 @@ fn totals(lab: &Lab) -> Result<()> {
         told.extend(answer);
         good
     })?;
-    let number = many(3_000, 100_000);
+    let number = many(20_000, 100_000);
     // One holds the place that there is, until all are through that want it.
     let holder = at_once(&scene.web.pod, vec![Ask::new(target(FULL), "/hold")])?;
     wait_for(SOON, "the holder of the place", || scene.booth.inside() == 1)?;
