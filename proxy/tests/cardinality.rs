@@ -12,8 +12,9 @@ use outrigger_proxy::{
 const NAMES: u32 = 1_000_000;
 
 fn resident() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    let statm = fs::read_to_string("/proc/self/statm").expect("Linux has it");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.expect("the second number is what is resident") * 4096
 }
 
 fn count(shard: &mut Shard, names: Range<u32>) {
@@ -30,7 +31,7 @@ fn count(shard: &mut Shard, names: Range<u32>) {
             grpc_status: None,
             reason: None,
             detail: "",
-            peer: Some(&SpiffeId::parse(&caller).unwrap()),
+            peer: Some(&SpiffeId::parse(&caller).expect("a legal identity")),
             caller: SocketAddr::from((n.to_be_bytes(), 1)),
             service: &service,
             route: &route,

@@ -21,11 +21,13 @@ use outrigger_proxy::{
     telemetry::{ConnectionRecord, Direction, Handled, Protocol, RequestRecord, Traced},
 };
 
+type Test = fn() -> Result<(), Failed>;
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let installed = Command::new("promtool").arg("--version").output().is_ok();
     let kind = if installed { "" } else { "promtool is not installed" };
-    let tests: [(&str, fn() -> Result<(), Failed>); 2] = [
+    let tests: [(&str, Test); 2] = [
         ("the_text_format_is_clean", text_is_clean),
         ("open_metrics_is_read_by_prometheus_itself", open_metrics_is_read),
     ];
@@ -144,8 +146,8 @@ fn open_metrics_is_read() -> Result<(), Failed> {
     let series = page.lines().filter(|line| !line.starts_with('#')).count();
     // A table with one row for each block, all of them of now: the fourth column counts its series.
     let row = said.lines().last().ok_or("nothing was said")?;
-    let counted: Vec<usize> = row.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    if counted.contains(&series) { Ok(()) } else { Err(format!("{series} series are not {said}").into()) }
+    let counted = row.split_whitespace().any(|word| word.parse() == Ok(series));
+    if counted { Ok(()) } else { Err(format!("{series} series are not {said}").into()) }
 }
 
 /// What it has said on standard output, if nothing is wrong.
