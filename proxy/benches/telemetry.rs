@@ -34,32 +34,32 @@ const SCRAPES: u64 = 200;
 
 fn main() {
     let peer = SpiffeId::parse("spiffe://mesh.local/ns/shop/sa/orders").expect("a legal identity");
-    let record = record(&peer);
+    let record = &record(&peer);
     recording("metrics", |registry| {
         let mut shard = registry.shard();
-        move || shard.request(black_box(&record))
+        move || shard.request(black_box(record))
     });
-    let sampled = RequestRecord { trace: Some(traced(true)), ..record.clone() };
+    let sampled = &RequestRecord { trace: Some(traced(true)), ..record.clone() };
     recording("metrics, a sampled request", |registry| {
         let mut shard = registry.shard();
-        move || shard.request(black_box(&sampled))
+        move || shard.request(black_box(sampled))
     });
     recording("report", |_| {
         let mut table = report::Table::new(&report::Reports::new());
-        move || table.request(black_box(&record))
+        move || table.request(black_box(record))
     });
     recording("metrics and report", |_| {
         let shard = Telemetry::new(AccessLog::off()).shard();
-        move || shard.request(black_box(&record))
+        move || shard.request(black_box(record))
     });
     let log = AccessLog::file(Path::new("/dev/null")).expect("/dev/null can be written");
     let telemetry = Telemetry::new(log);
     recording("metrics, report and access log", |_| {
         let shard = telemetry.shard();
-        move || shard.request(black_box(&record))
+        move || shard.request(black_box(record))
     });
     println!("{:32} {:>7} lines dropped", "", telemetry.access_log_dropped());
-    scrapes(&record);
+    scrapes(record);
 }
 
 /// CPU time of one call of what `make` makes.

@@ -128,8 +128,8 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
         AccessLog::File(path) => access_log::AccessLog::file(path),
     };
     let access_log = access_log.map_err(|error| note(format!("--access-log: {error}"))).ok();
-    let access_log = access_log
-        .map(|log| log.shaped(config.access_log_format.clone(), config.access_log_only.clone()));
+    let access_log =
+        access_log.map(|log| log.shaped(config.access_log_format.clone(), config.access_log_only.clone()));
     otlp::check(&config).into_iter().for_each(&mut note);
     merge::check(&config).for_each(|problem| note(problem.0));
     let certificates = Certificates::new(&config).map_err(|error| note(error.to_string())).ok();
@@ -237,7 +237,12 @@ async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> E
             ))]));
         }
     };
-    let admin = Arc::new(Admin { ctx: Arc::clone(&ctx), workers: workers.asks.clone(), log, scrapes: Scrapes::default() });
+    let admin = Arc::new(Admin {
+        ctx: Arc::clone(&ctx),
+        workers: workers.asks.clone(),
+        log,
+        scrapes: Scrapes::default(),
+    });
     let (socket, _file) = socket.unzip();
     if let Err(error) = serve_doors(&admin, listeners.status, listeners.admin, socket) {
         return failed(&Problems(vec![Problem(format!("--status-address, --admin-port: {error}"))]));
