@@ -33,6 +33,8 @@ use crate::{
 const PACE: Duration = Duration::from_secs(1);
 /// How long a key, a signal or an answer may wait to be seen.
 const TICK: Duration = Duration::from_millis(100);
+/// How long giving back the terminal may take.
+const GRACE: Duration = Duration::from_secs(1);
 /// What a shell reports for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -83,9 +85,23 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .name("ask".to_owned())
         .spawn(move || fetch(&control_plane, start, &asked, &tell))?;
     let mut screen = Screen::open().context("cannot take over the terminal")?;
+    end_anyway(interrupt.clone())?;
     let done = show(&mut screen.0, &mut state, &query, &interrupt, &ask, &told);
     drop(screen);
     done
+}
+
+/// Ends the process if it was told to end and does not. The library that reads the keyboard never returns from a read once
+/// the terminal is gone (crossterm 0.29, `source/unix/mio.rs`: an end or an error other than "not now" is read again).
+fn end_anyway(interrupt: Interrupt) -> std::io::Result<()> {
+    let watch = move || {
+        while !interrupt.is_raised() {
+            thread::sleep(TICK);
+        }
+        thread::sleep(GRACE);
+        std::process::exit(INTERRUPTED.into());
+    };
+    thread::Builder::new().name("end".to_owned()).spawn(watch).map(drop)
 }
 
 /// <https://no-color.org>

@@ -247,6 +247,15 @@ fn in_a_terminal(lab: &Lab) -> Result<()> {
         ensure!(screen.lines().filter(|line| line.contains("store")).count() >= 2, "{screen}");
         keep(&format!("edges-{look}"), &edges.screen(look == "colour")?)?;
     }
+    // It ends with its terminal, whose keyboard would be read for ever.
+    let top = Terminal::open(pod, "top-gone", &[], &format!("exec {}", command("top")))?;
+    top.wait_shows(&["store"])?;
+    let mut ask = top.tmux();
+    let process = pod.run(ask.args(["display-message", "-p", "#{pane_pid}"]))?.success()?;
+    let process = Path::new("/proc").join(process.trim());
+    ensure!(process.join("exe").read_link()? == program, "{}", process.display());
+    drop(top);
+    wait_for(Duration::from_secs(20), "the end of top", || !process.exists())?;
     ensure!(scene.load.iter().all(|load| load.answered() > 0));
     Ok(())
 }
