@@ -297,7 +297,7 @@ fn from_stat(told: &Value) -> Result<Totals> {
             let text = |key: &str| match &outcome[key] {
                 Value::String(text) => text.clone(),
                 Value::Number(number) => number.to_string(),
-                _ => String::new(),
+                Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => String::new(),
             };
             let status = if text("status").is_empty() { "none".to_owned() } else { text("status") };
             let count = outcome["count"].as_u64().context("count")?;
