@@ -170,7 +170,9 @@ fn of_stock(asked: &Asked, flaky: &AtomicU64) -> Say {
 fn w3c_id(fields: &HeaderMap) -> Result<String> {
     let value = fields.get("traceparent").context("no traceparent")?.to_str()?;
     let parts: Vec<_> = value.split('-').collect();
-    ensure!(parts.len() == 4 && parts[0] == "00" && parts[1].len() == 32 && parts[3] == "01", "{value}");
+    ensure!(parts.len() == 4 && parts[0] == "00" && parts[1].len() == 32, "{value}");
+    // Sampled, and where the mesh made up the id, random.
+    ensure!(["01", "03"].contains(&parts[3]), "{value}");
     Ok(parts[1].to_owned())
 }
 
