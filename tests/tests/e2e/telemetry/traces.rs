@@ -61,6 +61,10 @@ struct Chain {
     _mesh: Mesh,
 }
 
+fn once(service: &str) -> String {
+    format!("  targetRef: {{kind: Service, name: {service}}}\n  retries: {{attempts: 0}}\n")
+}
+
 fn at(address: [u8; 4], port: u16) -> SocketAddr {
     SocketAddr::from((address, port))
 }
@@ -84,6 +88,9 @@ impl Chain {
             .file("ghost.yaml", ghost)
             .file("route.yaml", split("orders", "orders", 80, &[("orders", 1)]))
             .file("retries.yaml", policy("TrafficPolicy", "stock", retries))
+            // What orders fails at is not tried again by those before it.
+            .file("web-once.yaml", policy("TrafficPolicy", "web", &once("web")))
+            .file("orders-once.yaml", policy("TrafficPolicy", "orders", &once("orders")))
             .file("deny.yaml", policy("AuthorizationPolicy", "no-second-door", deny))
             .start(lab)?;
         let endpoint = jaeger.endpoint(port);
