@@ -94,11 +94,10 @@ async fn forward(
     // A caller's proxy that may send it again is in charge of that: two layers would multiply.
     let outer_layer = field::Received::of(&head.headers).is_outer_layer();
     let copy = request::Copy::of(&head, exchange.is_request_over());
-    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer };
     let body = request::body(&mut head, body, exchange);
     let (lease, mut response) = {
         // Dropped at the deadline, and with it the application's connection or stream.
-        let sending = pin!(send(served, exchange, &due, request::assemble(head, body), (traits, copy)));
+        let sending = pin!(send(served, exchange, &due, request::assemble(head, body), copy, outer_layer));
         wait(&due, sending).await??
     };
     let mut permits = Vec::new();
@@ -149,9 +148,11 @@ async fn send(
     exchange: &Rc<Exchange>,
     due: &Due,
     mut request: Box<Request<RequestBody>>,
-    (traits, copy): (Traits, Option<request::Copy>),
+    copy: Option<request::Copy>,
+    outer_layer: bool,
 ) -> Result<(Lease, Response<Incoming>), Error> {
     let worker = &served.caller.worker;
+    let traits = Traits { replayable: copy.is_some(), idempotency_key: false, outer_layer };
     let mut attempts = Attempts::new(&RETRIES, &exchange.method, traits);
     worker.clusters.application_budget.borrow_mut().on_request(exchange.started);
     exchange.endpoint.set(Some(served.place.application));
