@@ -93,6 +93,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Ends the process if it was told to end and does not. The library that reads the keyboard never returns from a read once
 /// the terminal is gone (crossterm 0.29, `source/unix/mio.rs`: an end or an error other than "not now" is read again).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "main cannot return, and there is no terminal left to give back"
+)]
 fn end_anyway(interrupt: Interrupt) -> std::io::Result<()> {
     let watch = move || {
         while !interrupt.is_raised() {

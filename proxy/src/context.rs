@@ -112,7 +112,8 @@ pub(crate) mod testing {
             "outrigger-proxy run --control-plane 127.0.0.1:1 --token {token} --address 10.0.0.5 {more}"
         );
         let arguments = line.split_ascii_whitespace().map(Into::into).collect();
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = match read(arguments, variables, 1) {
             Ok(Wanted::Run(config)) => config,
             other => panic!("{line}: {other:?}"),

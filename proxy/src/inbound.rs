@@ -26,8 +26,8 @@ use crate::{
         accept::{Accepted, Open, Target},
         authorize, detect,
         identity::Identity,
-        respond,
         pool::Terms,
+        respond,
         server_bulkhead::Door,
         tls,
         upstream::{self, Opaque},
@@ -230,10 +230,8 @@ impl Arrival {
             open: self.open,
             worker: self.worker,
         });
-        let terms = Terms {
-            service: Some(Rc::clone(&caller.service)),
-            ..Terms::plain(Timeouts::default().connect)
-        };
+        let terms =
+            Terms { service: Some(Rc::clone(&caller.service)), ..Terms::plain(Timeouts::default().connect) };
         let served = Rc::new(Served { caller, identity, door, place: self.place, connections, terms });
         let caller = Rc::clone(&served.caller);
         let ended = serve::serve(io, &caller, move |request| handle(Rc::clone(&served), request)).await;

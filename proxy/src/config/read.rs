@@ -167,9 +167,8 @@ fn metrics_series(settings: &mut Settings<'_>, given: Option<String>) -> usize {
 fn metrics_idle(settings: &mut Settings<'_>, given: Option<String>) -> Option<Duration> {
     let legal = "0s, or a time from 1s to 24h with its unit, such as 10m";
     let idle = settings.value("metrics-idle", given, legal, |text| {
-        settings::duration(text).filter(|idle| {
-            idle.is_zero() || (Duration::from_secs(1)..=LONGEST_METRICS_IDLE).contains(idle)
-        })
+        settings::duration(text)
+            .filter(|idle| idle.is_zero() || (Duration::from_secs(1)..=LONGEST_METRICS_IDLE).contains(idle))
     });
     Some(idle.unwrap_or(metrics::IDLE)).filter(|idle| !idle.is_zero())
 }

@@ -167,7 +167,10 @@ fn single_mistakes() {
         ("--metrics-idle 10", "--metrics-idle \"10\": want 0s, or a time"),
         ("--metrics-idle 999ms", "--metrics-idle"),
         ("--metrics-idle 25h", "--metrics-idle"),
-        ("--merge-metrics https://127.0.0.1:80/", "--merge-metrics \"https://127.0.0.1:80/\": want http://IP:PORT/PATH"),
+        (
+            "--merge-metrics https://127.0.0.1:80/",
+            "--merge-metrics \"https://127.0.0.1:80/\": want http://IP:PORT/PATH",
+        ),
         ("--address 0.0.0.0", "--address \"0.0.0.0\": want"),
         ("--zone a!", "--zone \"a!\": want"),
         ("--log loud", "--log \"loud\": want"),
@@ -184,14 +187,19 @@ fn single_mistakes() {
 #[test]
 fn the_form_of_the_access_log() {
     let format = "%{time} \"%{method} %{path}\" %{status} %{reason|none}";
-    let variables =
-        [("OUTRIGGER_ACCESS_LOG_FORMAT", format), ("OUTRIGGER_ACCESS_LOG_ONLY", "errors, slower=100ms,sample=0.01")];
+    let variables = [
+        ("OUTRIGGER_ACCESS_LOG_FORMAT", format),
+        ("OUTRIGGER_ACCESS_LOG_ONLY", "errors, slower=100ms,sample=0.01"),
+    ];
     let config = run(LEAST, &variables);
     assert_eq!(config.access_log_format.unwrap().to_string(), format);
     assert_eq!(config.access_log_only.to_string(), "errors,slower=100ms,sample=0.01");
     assert_eq!(run(&format!("{LEAST} --access-log-format json"), &variables).access_log_format, None);
     for (more, problem) in [
-        ("--access-log-format %{stauts}", "--access-log-format \"%{stauts}\": there is no field \"stauts\"; did you mean status?"),
+        (
+            "--access-log-format %{stauts}",
+            "--access-log-format \"%{stauts}\": there is no field \"stauts\"; did you mean status?",
+        ),
         ("--access-log-format text", "--access-log-format \"text\": it names no field: want json, or text"),
         ("--access-log-only error", "--access-log-only \"error\": \"error\": want errors, slower=TIME"),
     ] {
