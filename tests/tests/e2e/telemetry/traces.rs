@@ -79,7 +79,7 @@ impl Chain {
         let ghost = document("outrigger.dev/v1alpha1", "MeshService", "ghost")
             + "  addresses: [10.96.0.13]\n  ports: [{port: 80, appProtocol: http}]\n";
         // What the trace has to show is one more try, not how long one waits for it.
-        let retries = "  targetRef: {kind: Service, name: stock}\n  retries: {attempts: 1}\n  \
+        let retries = "  targetRef: {kind: Service, name: stock}\n  retries: {attempts: 1, unsafeMethods: true}\n  \
                        loadBalancer: {algorithm: round-robin}\n";
         let mesh = Mesh::builder()
             .file("web.yaml", service("web", WEB).yaml())
@@ -102,7 +102,7 @@ impl Chain {
                 .proxy_env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
                 .proxy_env("OTEL_SERVICE_NAME", name)
                 .proxy_env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=lab")
-                .proxy_env("OTEL_TRACES_SAMPLER", "always_on")
+                .proxy_env("OTEL_TRACES_SAMPLER", "parentbased_always_on")
                 .proxy_env("OTEL_BSP_SCHEDULE_DELAY", "200");
             for (name, value) in variables {
                 workload = workload.proxy_env(name, *value);
