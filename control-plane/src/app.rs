@@ -28,7 +28,7 @@ use crate::{
     config::ConfigError,
     config_dir::{ConfigDir, Reading},
     events::{Events, Happened, Kind},
-    hub::{Hub, Taken},
+    hub::{Hub, Taken, report::ConfigurationReport},
     metrics::Metrics,
     observatory::{self, Observatory},
     recorder::Recorder,
@@ -235,15 +235,15 @@ fn take(shared: &server::Shared, reading: Reading) {
     match shared.hub.on_reading(reading, SystemTime::now()) {
         Taken::New => {
             shared.metrics.configurations_taken.add_one();
-            let generation = shared.hub.totals(Instant::now()).generation;
-            tracing::info!(generation, files, "configuration taken");
-            let message = format!("{files} files, generation {generation}");
-            let happened = Happened::new(Kind::ConfigurationTaken, "the configuration", message);
-            let version = shared.hub.configuration().version;
-            shared.hub.events().tell(happened.with("generation", generation).with("version", version));
+            let in_force = shared.hub.configuration();
+            tracing::info!(generation = in_force.generation, files, "configuration taken");
+            shared.hub.events().tell(taken(&in_force, ""));
         }
+        // Whoever saw the refusal waits to hear that it is over.
         Taken::Same { after_errors: true } => {
-            tracing::info!("the configuration is as it was before the errors");
+            let in_force = shared.hub.configuration();
+            tracing::info!(generation = in_force.generation, "the configuration is as it was before the errors");
+            shared.hub.events().tell(taken(&in_force, ", as before the errors"));
         }
         Taken::Same { after_errors: false } | Taken::Refused { new_errors: false } => {}
         Taken::Refused { new_errors: true } => {
@@ -260,6 +260,14 @@ fn take(shared: &server::Shared, reading: Reading) {
             shared.hub.events().tell(refused(&errors, in_force));
         }
     }
+}
+
+fn taken(in_force: &ConfigurationReport, how: &str) -> Happened {
+    let ConfigurationReport { generation, version, files, .. } = in_force;
+    let message = format!("{} files, generation {generation}{how}", files.len());
+    Happened::new(Kind::ConfigurationTaken, "the configuration", message)
+        .with("generation", *generation)
+        .with("version", version.as_str())
 }
 
 /// The first error in words, and the first few in the details.

@@ -1,6 +1,9 @@
 //! Reports over real streams, questions and events over real HTTP.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use outrigger_proto::spec::{
     Cause, Circuit, Durations, EdgeKey, EdgeTraffic, Observations, OutcomeCount, ProxyEvent, ProxyEventKind,
@@ -253,6 +256,12 @@ async fn what_happens_in_the_mesh_is_an_event() {
     let refused = event(&rig, "configuration-refused", |_| true).await;
     assert_eq!((&refused["subject"], &refused["severity"]), (&"b.yaml".into(), &"error".into()));
     assert_eq!(refused["details"]["errors"][0]["file"], "b.yaml");
+    // Good again, though nothing is new.
+    fs::remove_file(rig.dir.path().join("config/b.yaml")).unwrap();
+    let later = |event: &Value| event["seq"].as_u64() > refused["seq"].as_u64();
+    let again = event(&rig, "configuration-taken", later).await;
+    assert_eq!((&again["details"]["generation"], &again["details"]["version"]), (&1.into(), &taken["details"]["version"]));
+    assert_eq!(again["message"], "1 files, generation 1, as before the errors");
 
     let mut reports = Reports::of(&rig, &web).await;
     let ago = Duration::from_secs(5);

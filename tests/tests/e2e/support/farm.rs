@@ -40,6 +40,8 @@ pub(crate) struct Farm {
 pub(crate) const HOSTS: usize = 5;
 /// The first port of an application; each service has the next one.
 const FIRST_PORT: u16 = 9000;
+/// The services of all tests together have more series than a proxy keeps apart by default.
+const MANY_SERIES: &str = "20000";
 
 enum State {
     Closed,
@@ -93,13 +95,16 @@ impl Farm {
                     .label("host", &number.to_string())
                     .proxy_arg("--zone")
                     .proxy_arg(zone)
+                    .proxy_env("OUTRIGGER_METRICS_SERIES", MANY_SERIES)
                     .start()
             };
             let mut hosts = Vec::new();
             for number in 0..HOSTS {
                 hosts.push(scope.spawn(move || host(number)));
             }
-            let web = scope.spawn(|| mesh.workload("web").proxy_arg("--zone").proxy_arg("a").start());
+            let web = mesh.workload("web").proxy_arg("--zone").proxy_arg("a");
+            let web = web.proxy_env("OUTRIGGER_METRICS_SERIES", MANY_SERIES);
+            let web = scope.spawn(|| web.start());
             let hosts = hosts.into_iter().map(|host| host.join().expect("host")).collect::<Result<Vec<_>>>();
             (hosts, web.join().expect("web"))
         });
