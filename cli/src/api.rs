@@ -186,6 +186,11 @@ impl ControlPlane {
         self.ask(&path, PATIENCE + wait, Events::read)
     }
 
+    /// The whole of `/status`, which has a reader of its own.
+    pub(crate) fn status(&self) -> anyhow::Result<Value> {
+        self.json("/status", Bounds::default())
+    }
+
     /// Why it does not answer, for those who know which one is meant.
     pub(crate) fn reason(&self, error: &anyhow::Error) -> String {
         let text = format!("{error:#}");
@@ -206,8 +211,16 @@ impl ControlPlane {
         patience: Duration,
         read: impl FnOnce(Object<'_>) -> Result<T, String>,
     ) -> anyhow::Result<Answer<T>> {
+        let json = self.json(path, Bounds { patience, body: MAX_BODY })?;
+        let read = Object::of(&json).and_then(read).map_err(|error| {
+            let base = self.base.trim_end_matches('/');
+            anyhow!("what {base}{path} says is of another version or broken: {error}")
+        })?;
+        Ok(Answer { json, read })
+    }
+
+    fn json(&self, path: &str, bounds: Bounds) -> anyhow::Result<Value> {
         let base = self.base.trim_end_matches('/');
-        let bounds = Bounds { patience, body: MAX_BODY };
         let answer = http::get_within(bounds, "the control plane", base, path)
             .map_err(|error| anyhow!("{error:#}{HINT}"))?;
         let said = String::from_utf8_lossy(&answer.body[..answer.body.len().min(600)]);
@@ -219,15 +232,18 @@ impl ControlPlane {
                     "the control plane at {base} has no {path}: is it older than this command? It says: {said}"
                 )
             }
+            status if status.is_redirection() => {
+                let elsewhere = clean(&answer.location.unwrap_or_else(|| "nowhere".to_owned()));
+                bail!(
+                    "the control plane at {base} answers {status}, to {}: not followed{HINT}",
+                    shorten(&elsewhere, 300)
+                )
+            }
             status if said.is_empty() => bail!("the control plane at {base} answers {status}"),
             status => bail!("the control plane at {base} answers {status}: {said}"),
         }
-        let json: Value = serde_json::from_slice(&answer.body)
-            .map_err(|error| anyhow!("what {base}{path} says is not JSON: {error}"))?;
-        let read = Object::of(&json)
-            .and_then(read)
-            .map_err(|error| anyhow!("what {base}{path} says is of another version or broken: {error}"))?;
-        Ok(Answer { json, read })
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| anyhow!("what {base}{path} says is not JSON: {error}"))
     }
 }
 
@@ -270,6 +286,8 @@ impl Answer<Stat> {
     fn add_unmeshed(&mut self, inbound: Self) {
         let Self { json: Value::Object(mut other), read } = inbound else { return };
         let Some(Value::Array(rows)) = other.remove("rows") else { return };
+        self.read.rows_cut = self.read.rows_cut.saturating_add(read.rows_cut);
+        self.json["rows_cut"] = self.read.rows_cut.into();
         let Some(Value::Array(all)) = self.json.get_mut("rows") else { return };
         for (json, row) in rows.into_iter().zip(read.rows) {
             if row.source.is_none() {
@@ -279,15 +297,13 @@ impl Answer<Stat> {
         }
     }
 
-    /// Leaves only the rows that `keep` says.
-    pub(crate) fn retain(&mut self, keep: impl Fn(&Row) -> bool) {
-        let kept: Vec<bool> = self.read.rows.iter().map(keep).collect();
-        let mut at = kept.iter();
-        self.read.rows.retain(|_| at.next().copied().unwrap_or(false));
-        if let Some(Value::Array(rows)) = self.json.get_mut("rows") {
-            let mut at = kept.iter();
-            rows.retain(|_| at.next().copied().unwrap_or(false));
-        }
+    /// Leaves only the rows that `keep` says, in the order that `arrange` gives them.
+    pub(crate) fn pick(&mut self, keep: impl Fn(&Row) -> bool, arrange: impl FnOnce(&mut [(Row, Value)])) {
+        let Some(Value::Array(json)) = self.json.get_mut("rows") else { return };
+        let rows = std::mem::take(&mut self.read.rows).into_iter().zip(std::mem::take(json));
+        let mut rows: Vec<_> = rows.filter(|(row, _)| keep(row)).collect();
+        arrange(&mut rows);
+        (self.read.rows, *json) = rows.into_iter().unzip();
     }
 }
 
@@ -367,6 +383,11 @@ impl Outcome {
 }
 
 impl Row {
+    /// Requests and connections.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.saturating_add(self.connections_failed)
+    }
+
     /// What most of the failures were: `circuit-open 12`.
     pub(crate) fn why(&self) -> String {
         let failures = self.outcomes.iter().filter(|outcome| outcome.is_failure());

@@ -1,14 +1,15 @@
 //! `outrigger certs`: read certificates, from a PEM file or from a running proxy.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::SystemTime};
+use std::{fs, io::stdout, path::PathBuf, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context as _, ensure};
 use outrigger_certs::inspect::{self, Summary};
 use serde::Deserialize;
 
 use crate::{
+    figures::clean,
     http,
-    output::{Output, relative},
+    output::{self, Output, relative},
 };
 
 #[derive(clap::Subcommand)]
@@ -59,24 +60,26 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             ensure!(answer.status.is_success(), "the proxy at {base} answers {}", answer.status);
             let json: serde_json::Value = serde_json::from_slice(&answer.body)
                 .with_context(|| format!("what {base} says is not JSON"))?;
-            let held = Held::deserialize(&json).with_context(|| format!("what {base} says"))?;
+            let held = Held::deserialize(output::clean_all(json.clone()))
+                .with_context(|| format!("what {base} says"))?;
             (json, vec![(Some("its certificate"), held.chain), (Some("trusted roots"), held.roots)])
         }
     };
+    let mut text = String::new();
     match output {
-        Output::Json => println!("{json:#}"),
+        Output::Json => text = output::json(&json),
         Output::Table => {
             let now = SystemTime::now();
             for (title, summaries) in sections {
                 if let Some(title) = title {
-                    println!("{}{}", title.to_uppercase(), if summaries.is_empty() { ": none" } else { "" });
+                    let none = if summaries.is_empty() { ": none" } else { "" };
+                    text += &format!("{}{none}\n", title.to_uppercase());
                 }
-                for summary in summaries {
-                    println!("{}", describe(&summary, now));
-                }
+                text.extend(summaries.iter().map(|summary| describe(summary, now) + "\n"));
             }
         }
     }
+    output::say(&mut stdout(), text.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -108,7 +111,7 @@ fn describe(summary: &Summary, now: SystemTime) -> String {
     let lines = rows
         .iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("  {name:<10} {value}\n"));
+        .map(|(name, value)| format!("  {name:<10} {}\n", clean(value)));
     lines.collect()
 }
 

@@ -10,18 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     api::{ControlPlane, Event, Events, Severity},
     figures::{NOTHING, clean, clock, now_ms, shorten, wrap},
-    output::{Output, Present, roughly, say},
+    output::{Output, Present, json, json_line, roughly, say},
     stat::table::room,
     when,
 };
 
 /// How long the control plane may hold a question that has no answer yet.
 const WAIT: Duration = Duration::from_secs(25);
+/// Answers with all that there are: a control plane holds 10 of them.
+const ANSWERS: usize = 100;
 /// Between two tries while it is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -70,7 +72,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let room = stdout().is_terminal().then(room);
+    let room = stdout().is_terminal().then_some(room as fn() -> usize);
     let since_ms = now_ms() - i64::try_from(args.since.as_millis()).unwrap_or(i64::MAX);
     let mut stream = Stream { args, room, since_ms, after: 0, last_ms: i64::MIN, headed: false };
     if stream.args.watch {
@@ -83,8 +85,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 struct Stream {
     args: Args,
-    /// Columns of the terminal, if it is one.
-    room: Option<usize>,
+    /// Columns of the terminal, if it is one; asked each time.
+    room: Option<fn() -> usize>,
     since_ms: i64,
     /// The number of the last event that was heard of.
     after: u64,
@@ -98,10 +100,10 @@ impl Stream {
     fn list(&mut self, out: &mut dyn Write, notes: &mut dyn Write) -> anyhow::Result<()> {
         let mut found = Vec::new();
         let mut missed = 0;
-        loop {
+        for _ in 0..ANSWERS {
             let Events { events, next, missed: gone } =
                 self.args.control_plane.events(self.after, Duration::ZERO)?.read;
-            missed += gone;
+            missed = gone.saturating_add(missed);
             let last = events.is_empty() || next <= self.after;
             found.extend(events.into_iter().filter(|event| self.wants(event)));
             self.after = next;
@@ -112,8 +114,8 @@ impl Stream {
         match self.args.output {
             Output::Json => {
                 let events: Vec<Value> = found.into_iter().map(|event| event.json).collect();
-                let all = json!({"events": events, "next": self.after, "missed": missed});
-                say(out, &format!("{all:#}"))
+                let all = serde_json::json!({"events": events, "next": self.after, "missed": missed});
+                say(out, &json(&all))
             }
             Output::Table if found.is_empty() => say(
                 notes,
@@ -139,8 +141,8 @@ impl Stream {
             let asked = Instant::now();
             match self.args.control_plane.events(self.after, wait_now) {
                 Ok(answer) => {
-                    // One that has too many who wait answers at once.
-                    let idle = begun && answer.read.events.is_empty();
+                    // One that has too many who wait answers at once, and who says nothing new is not to be asked at once.
+                    let idle = begun && answer.read.next <= self.after;
                     if let Some(back) = present.is_back(now_ms()) {
                         say(notes, &back)?;
                     }
@@ -189,7 +191,8 @@ impl Stream {
             return Ok(());
         }
         if begun && missed > 0 {
-            say(notes, &format!("events {}..{} missed", self.after + 1, self.after + missed))?;
+            let (first, last) = (self.after.saturating_add(1), self.after.saturating_add(missed));
+            say(notes, &format!("events {first}..{last} missed"))?;
         }
         // One that was heard of is not new, whatever the control plane says.
         let heard_of = self.after;
@@ -197,7 +200,7 @@ impl Stream {
             self.last_ms = self.last_ms.max(event.at_ms);
             if self.wants(event) {
                 match self.args.output {
-                    Output::Json => say(out, &event.json.to_string())?,
+                    Output::Json => say(out, &json_line(&event.json))?,
                     Output::Table => self.tell(event, out)?,
                 }
             }
@@ -215,12 +218,13 @@ impl Stream {
 
     fn tell(&mut self, event: &Event, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut lines = Vec::new();
+        let room = self.room.map(|room| room());
         if !std::mem::replace(&mut self.headed, true) {
-            let time = if self.room.is_some() { "TIME (UTC)" } else { "TIME" };
+            let time = if room.is_some() { "TIME (UTC)" } else { "TIME" };
             let header = self.columns(time, "SEVERITY", "KIND") + "SUBJECT  MESSAGE";
-            lines.push(shorten(&header, self.room.unwrap_or(usize::MAX)));
+            lines.push(shorten(&header, room.unwrap_or(usize::MAX)));
         }
-        let today = self.room.map(|_| now_ms());
+        let today = room.map(|_| now_ms());
         let severity = match event.severity {
             Severity::Info => "info",
             Severity::Warning => "warning",
@@ -229,7 +233,7 @@ impl Stream {
         let subject = if event.subject.is_empty() { NOTHING } else { &event.subject };
         let columns = self.columns(&clock(event.at_ms, today), severity, &event.kind);
         let line = format!("{columns}{subject}  {}", event.message);
-        match self.room {
+        match room {
             Some(room) => lines.extend(wrap(&line, room, 4)),
             None => lines.push(line),
         }
@@ -237,7 +241,7 @@ impl Stream {
             for (name, value) in &event.details {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 let line = format!("    {}: {}", clean(name), clean(&value));
-                match self.room {
+                match room {
                     Some(room) => lines.extend(wrap(&line, room, 6)),
                     None => lines.push(line),
                 }

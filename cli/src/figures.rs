@@ -7,6 +7,8 @@ use ratatui::text::Span;
 
 /// What is shown where there is nothing.
 pub(crate) const NOTHING: &str = "-";
+/// Characters of a text that are kept: twice what the longest name, a SPIFFE id, may have.
+const MAX_TEXT: usize = 4096;
 
 /// Microseconds, in two digits where they are fractions: the histograms know no more.
 pub(crate) fn duration(micros: Option<u64>) -> String {
@@ -121,13 +123,21 @@ pub(crate) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// What a terminal shows of it and nothing that it obeys.
+/// What a terminal shows of it and nothing that it obeys; no more than anybody reads.
 pub(crate) fn clean(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect()
+    let mut chars = text.chars();
+    let head = chars.by_ref().take(MAX_TEXT).map(|c| if is_hostile(c) { '\u{fffd}' } else { c });
+    let mut head: String = head.collect();
+    if chars.next().is_some() {
+        head.push('…');
+    }
+    head
+}
+
+/// Whether a terminal would obey it, or show nothing: controls, marks of direction, what has no width.
+pub(crate) fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// At most `room` wide, without the middle: names that have much in common differ at their ends.
@@ -298,6 +308,8 @@ mod tests {
     #[test]
     fn nothing_moves_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\r\n\u{202e}c\u{7f}é"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}\u{fffd}c\u{fffd}é");
+        let long = clean(&"é".repeat(1 << 20));
+        assert!(long.ends_with("é…") && long.chars().count() == MAX_TEXT + 1);
     }
 
     #[test]

@@ -28,6 +28,8 @@ impl Default for Bounds {
 
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// Where else to ask, says a redirect; nobody goes there.
+    pub(crate) location: Option<String>,
     pub(crate) body: Bytes,
 }
 
@@ -42,10 +44,13 @@ pub(crate) fn get_within(bounds: Bounds, who: &str, base: &str, path: &str) -> a
         base.parse().map_err(|_| anyhow!("{base:?} is not a URL such as http://127.0.0.1:15014"))?;
     ensure!(uri.scheme_str() == Some("http"), "{base:?}: want a URL that begins with http://");
     let authority = uri.authority().with_context(|| format!("{base:?} names no host"))?;
+    ensure!(uri.query().is_none(), "{base:?}: want a URL without a query");
+    // Behind a gateway it may be a part of another server.
+    let path = format!("{}{path}", uri.path().trim_end_matches('/'));
     let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let exchange = exchange(address, authority.as_str(), path, body);
+    let answer = runtime.block_on(async {
+        let exchange = exchange(address, authority.as_str(), &path, body);
         match timeout(patience, exchange).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
@@ -57,7 +62,10 @@ pub(crate) fn get_within(bounds: Bounds, who: &str, base: &str, path: &str) -> a
             },
             Err(_) => bail!("{who} at {base} does not answer within {} s", patience.as_secs_f64()),
         }
-    })
+    });
+    // A resolver that is still looking for the name is not waited for.
+    runtime.shutdown_background();
+    answer
 }
 
 async fn exchange(address: (&str, u16), host: &str, path: &str, most: usize) -> anyhow::Result<Answer> {
@@ -67,6 +75,8 @@ async fn exchange(address: (&str, u16), host: &str, path: &str, most: usize) -> 
     let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
+    let location = response.headers().get(header::LOCATION);
+    let location = location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
     let body = Limited::new(response.into_body(), most).collect().await;
     driver.abort();
     let body = body.map_err(|error| match error.is::<LengthLimitError>() {
@@ -74,7 +84,7 @@ async fn exchange(address: (&str, u16), host: &str, path: &str, most: usize) -> 
         false => anyhow!("the answer broke off: {error}"),
     })?;
     let body = body.to_bytes();
-    Ok(Answer { status, body })
+    Ok(Answer { status, location, body })
 }
 
 /// An error without its number: "Connection refused (os error 111)" says nothing more to anybody.
@@ -108,6 +118,7 @@ mod tests {
         );
         assert!(told("https://127.0.0.1:1").contains("begins with http://"));
         assert!(told("nonsense").contains("http://"));
+        assert!(told("http://127.0.0.1:1/?cluster=a").contains("without a query"));
         assert!(told("http://no.such.host.invalid:1").starts_with("cannot reach the control plane at"));
     }
 
@@ -122,11 +133,11 @@ mod tests {
             socket.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 3\r\n\r\nyes").unwrap();
             String::from_utf8_lossy(&head[..read]).into_owned()
         });
-        let answer = get("it", &format!("http://{address}"), "/readyz").unwrap();
+        let answer = get("it", &format!("http://{address}/mesh/"), "/readyz").unwrap();
         assert_eq!((answer.status, &*answer.body), (StatusCode::SERVICE_UNAVAILABLE, &b"yes"[..]));
         let head = server.join().unwrap();
         assert!(
-            head.starts_with("GET /readyz HTTP/1.1\r\n") && head.contains(&address.to_string()),
+            head.starts_with("GET /mesh/readyz HTTP/1.1\r\n") && head.contains(&address.to_string()),
             "{head}"
         );
     }

@@ -4,7 +4,10 @@
 //! with an [`ExitCode`]: 0 when all is well, 1 when what was asked about is not, 2 when the question itself
 //! failed.
 
-use std::process::ExitCode;
+use std::{
+    io::{Write as _, stderr},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -74,7 +77,8 @@ fn main() -> ExitCode {
         if error.is::<output::ReaderGone>() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("outrigger: {error:#}");
+        // Where even that reader is gone, the code says it.
+        let _ = writeln!(stderr(), "outrigger: {error:#}");
         ExitCode::from(2)
     })
 }

@@ -7,6 +7,9 @@ use std::{
 };
 
 use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::figures::{clean, is_hostile};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -54,6 +57,38 @@ pub(crate) fn write(out: &mut dyn Write, text: &str) -> anyhow::Result<()> {
         true => ReaderGone.into(),
         false => anyhow::Error::from(error).context("cannot write"),
     })
+}
+
+/// What programs read, and terminals show: what these would obey and JSON allows is escaped.
+pub(crate) fn json(value: &Value) -> String {
+    escaped(format!("{value:#}"))
+}
+
+/// The same on a line.
+pub(crate) fn json_line(value: &Value) -> String {
+    escaped(value.to_string())
+}
+
+fn escaped(json: String) -> String {
+    let hostile = |c: char| is_hostile(c) && c != '\n';
+    if !json.contains(hostile) {
+        return json;
+    }
+    // Only strings can hold them, and all are among the first 65,536.
+    let escape = |c: char| if hostile(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
+}
+
+/// All texts and names of it, for tables.
+pub(crate) fn clean_all(value: Value) -> Value {
+    match value {
+        Value::String(text) => clean(&text).into(),
+        Value::Array(items) => items.into_iter().map(clean_all).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (clean(&name), clean_all(value))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value,
+    }
 }
 
 /// A terminal that knows nothing of moving the cursor.
@@ -120,6 +155,20 @@ mod tests {
     fn tables_are_plain_columns() {
         let rows = [["a".to_owned(), "1".to_owned()], ["long name".to_owned(), "22".to_owned()]];
         assert_eq!(table(["NAME", "N"], rows), "NAME       N\na          1\nlong name  22");
+    }
+
+    #[test]
+    fn json_holds_nothing_that_a_terminal_obeys() {
+        let value = serde_json::json!({"a\u{9b}": "\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\n\"é日", "list": [1]});
+        for text in [json(&value), json_line(&value)] {
+            assert!(!text.replace('\n', "").chars().any(is_hostile), "{text}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+            assert!(text.contains("é日"), "{text}");
+        }
+        assert_eq!(
+            clean_all(value),
+            serde_json::json!({"a\u{fffd}": "\u{fffd}[2J\u{fffd}2J\u{fffd}\u{fffd}\u{fffd}\"é日", "list": [1]})
+        );
     }
 
     #[test]

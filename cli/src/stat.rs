@@ -20,9 +20,9 @@ use self::{
     watch::{Paper, Watch},
 };
 use crate::{
-    api::{By, ControlPlane, Query, Row, Side, Span, Stat},
+    api::{Answer, By, ControlPlane, Query, Row, Side, Span, Stat},
     figures::{self, now_ms},
-    output::{Output, say},
+    output::{Output, json, say},
     when::{self, When},
 };
 
@@ -120,18 +120,17 @@ impl Which {
 
 fn once(ask: &Ask) -> anyhow::Result<ExitCode> {
     let mut answer = ask.control_plane.stat(&ask.query)?;
-    answer.retain(|row| ask.wants(row));
+    ask.pick(&mut answer);
     match ask.output {
-        Output::Json => say(&mut stdout(), &format!("{:#}", answer.json))?,
+        Output::Json => say(&mut stdout(), &json(&answer.json))?,
         Output::Table => {
-            order::sort(&mut answer.read.rows, ask.sort);
             let room = stdout().is_terminal().then(table::room);
             say(&mut stdout(), &table::lines(ask, &answer.read, None, room).join("\n"))?;
         }
     }
     Ok(match &ask.name {
         Some(name) if answer.read.rows.is_empty() => {
-            eprintln!("outrigger: nothing that is called {name:?} had traffic");
+            say(&mut stderr(), &format!("outrigger: nothing that is called {name:?} had traffic"))?;
             ExitCode::FAILURE
         }
         Some(_) | None => ExitCode::SUCCESS,
@@ -146,7 +145,12 @@ pub(crate) fn follow(ask: &Ask) -> anyhow::Result<ExitCode> {
 }
 
 impl Ask {
-    pub(crate) fn wants(&self, row: &Row) -> bool {
+    /// Leaves what was asked for, in the order that was asked for.
+    fn pick(&self, answer: &mut Answer<Stat>) {
+        answer.pick(|row| self.wants(row), |rows| order::sort_by(rows, self.sort, |(row, _)| row));
+    }
+
+    fn wants(&self, row: &Row) -> bool {
         self.name.as_deref().is_none_or(|name| order::is_called(row, self.query.by, name))
     }
 

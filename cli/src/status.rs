@@ -3,18 +3,18 @@
 mod report;
 
 use std::{
+    io::stdout,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use report::{Circuits, Events, History, Proxy, Report, Service, SharedLimit};
 use serde::Deserialize as _;
 
 use crate::{
     api::ControlPlane,
-    http,
-    output::{Output, or_dash, relative, roughly, table},
+    output::{Output, clean_all, json, or_dash, relative, roughly, say, table, write},
 };
 
 #[derive(clap::Args)]
@@ -27,14 +27,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let base = &args.control_plane.base;
-    let answer = http::get("the control plane", base, "/status")?;
-    ensure!(answer.status.is_success(), "the control plane at {base} answers {}", answer.status);
-    let json: serde_json::Value =
-        serde_json::from_slice(&answer.body).with_context(|| format!("what {base} says is not JSON"))?;
-    let report = Report::deserialize(&json).with_context(|| format!("what {base} says"))?;
-    match args.output {
-        Output::Json => println!("{json:#}"),
-        Output::Table => print!("{}", describe(&report, base, SystemTime::now())),
+    let told = args.control_plane.status()?;
+    let whole = if args.output == Output::Json { Some(json(&told)) } else { None };
+    let report = Report::deserialize(clean_all(told)).with_context(|| format!("what {base} says"))?;
+    match whole {
+        Some(whole) => say(&mut stdout(), &whole)?,
+        None => write(&mut stdout(), &describe(&report, base, SystemTime::now()))?,
     }
     Ok(ExitCode::from(u8::from(!report.configuration.errors.is_empty())))
 }

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,7 +20,10 @@ use outrigger_certs::{
     token::Labels,
 };
 
-use crate::output::{Output, or_dash, relative};
+use crate::{
+    figures::clean,
+    output::{self, Output, or_dash, relative, say},
+};
 
 const DEFAULT_TRUST_DOMAIN: &str = "mesh.local";
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -112,7 +115,7 @@ fn create(args: Create) -> anyhow::Result<ExitCode> {
     let token = JoinToken::new(&authority, identity, labels, ttl, single_use, now)?;
     let text = token.sign(&authority)?;
     eprintln!("{}", describe(&token, now));
-    println!("{text}");
+    say(&mut stdout(), &text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,18 +153,15 @@ fn inspect(args: Inspect) -> anyhow::Result<ExitCode> {
                 "verified": verdict.as_ref().map(Result::is_ok),
                 "reason": verdict.as_ref().and_then(|verdict| verdict.as_ref().err()).map(ToString::to_string),
             });
-            println!("{json:#}");
+            say(&mut stdout(), &output::json(&json))?;
         }
         Output::Table => {
-            println!("{}", describe(&token, now));
-            println!(
-                "{}",
-                match verdict {
-                    Some(Ok(())) => "signature: good".to_owned(),
-                    Some(Err(error)) => format!("refused: {error}"),
-                    None => "signature: not checked (give --state-dir)".to_owned(),
-                }
-            );
+            let signature = match verdict {
+                Some(Ok(())) => "signature: good".to_owned(),
+                Some(Err(error)) => format!("refused: {error}"),
+                None => "signature: not checked (give --state-dir)".to_owned(),
+            };
+            say(&mut stdout(), &format!("{}\n{signature}", describe(&token, now)))?;
         }
     }
     Ok(ExitCode::from(u8::from(!good)))
@@ -174,7 +174,7 @@ fn describe(token: &JoinToken, now: SystemTime) -> String {
     format!(
         "join token for {}\n  labels   {}\n  expires  {when} ({})\n  use      {}\n  pins     root sha256 {}",
         token.identity,
-        or_dash(labels.join(", ")),
+        or_dash(clean(&labels.join(", "))),
         relative(i64::try_from(expires).unwrap_or(i64::MAX), now),
         if token.single_use { "one key only" } else { "any number of times until it expires" },
         hex(&token.root_sha256),

@@ -156,15 +156,20 @@ fn a_question_says_all_that_was_asked() {
 #[test]
 fn edges_without_a_proxy_at_their_source_come_from_the_called_side() {
     let server = Server::start(|path, _| {
-        ok(&fixture(if path.contains("side=inbound") { "edges-inbound" } else { "edges-outbound" }))
+        let inbound = path.contains("side=inbound");
+        let mut json = fixture(if inbound { "edges-inbound" } else { "edges-outbound" });
+        json["rows_cut"] = if inbound { 7 } else { 5 }.into();
+        ok(&json)
     });
     let mut answer = server.control_plane().stat(&query(By::Edge)).unwrap();
+    assert_eq!((answer.read.rows_cut, &answer.json["rows_cut"]), (12, &json!(12)));
     let rows: Vec<_> = answer.read.rows.iter().map(|row| (row.side.as_str(), row.meshed)).collect();
     assert_eq!(rows, [("outbound", true), ("outbound", true), ("outbound", false), ("inbound", false)]);
     assert_eq!(answer.json["rows"].as_array().unwrap().len(), 4);
-    answer.retain(|row| !row.meshed);
+    answer.pick(|row| !row.meshed, <[_]>::reverse);
     assert_eq!((answer.read.rows.len(), answer.json["rows"].as_array().unwrap().len()), (2, 2));
-    assert_eq!(answer.json["rows"][1]["side"], "inbound");
+    assert_eq!(answer.json["rows"][0]["side"], "inbound");
+    assert_eq!(answer.read.rows[0].side, "inbound");
 
     let one = Query { side: Some(Side::Inbound), ..query(By::Edge) };
     assert_eq!(server.control_plane().stat(&one).unwrap().read.rows.len(), 2);
@@ -185,6 +190,10 @@ fn answers_that_are_none_are_told_with_their_address() {
         (
             failed("500 Internal Server Error", ""),
             "the control plane at BASE answers 500 Internal Server Error",
+        ),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: https://login.example/\xff\x9b?to=/stat\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            "the control plane at BASE answers 302 Found, to https://login.example/\u{fffd}\u{fffd}?to=/stat: not followed (--control-plane-status names its status port)",
         ),
         (
             failed("400 Bad Request", "window: \u{1b}[1mno\nside: no\n"),

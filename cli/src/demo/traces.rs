@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{client, screen::millis, stage::Place};
+use crate::figures::{clean, width};
 
 /// What the user wants of traces.
 #[derive(Clone, Debug)]
@@ -70,10 +71,14 @@ struct Span {
 /// Of Jaeger.
 pub(crate) const OTLP_PORT: u16 = 4317;
 pub(crate) const QUERY_PORT: u16 = 16686;
+/// What is below it is drawn beside it.
+const DEEPEST: usize = 20;
 /// A client span and a server span for each of the two calls of a purchase.
 const SPANS: usize = 4;
 /// Sidecars send twice a second here; a backend may take its time.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// A thousand traces are two.
+const MAX_ANSWER: usize = 64 << 20;
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 impl Wish {
@@ -206,15 +211,25 @@ impl Backend {
 /// HTTP/1.0: the answer ends with the connection.
 fn ask(stream: &mut (impl Read + Write), path: &str) -> io::Result<String> {
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: traces\r\n\r\n").as_bytes())?;
+    let end = Instant::now() + DEADLINE;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    let mut part = [0; 16 << 10];
+    loop {
+        match stream.read(&mut part)? {
+            0 => return Ok(String::from_utf8_lossy(&answer).into_owned()),
+            read => answer.extend_from_slice(&part[..read]),
+        }
+        if answer.len() > MAX_ANSWER || Instant::now() > end {
+            return Err(io::Error::other("the answer of the query API has no end"));
+        }
+    }
 }
 
 /// The spans of the first trace of an answer.
 fn read(told: &Value) -> Vec<Span> {
     let trace = &told["data"][0];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // Whoever sends spans chooses what is in them.
+    let text = |value: &Value| clean(value.as_str().unwrap_or_default());
     let tag = |span: &Value, key: &str| {
         let tags = span["tags"].as_array().into_iter().flatten();
         tags.filter(|tag| tag["key"] == key).map(|tag| text(&tag["value"])).next().unwrap_or_default()
@@ -222,7 +237,7 @@ fn read(told: &Value) -> Vec<Span> {
     let of = |span: &Value| Span {
         id: text(&span["spanID"]),
         parent: span["references"].as_array().into_iter().flatten().map(|one| text(&one["spanID"])).next(),
-        service: text(&trace["processes"][text(&span["processID"])]["serviceName"]),
+        service: text(&trace["processes"][span["processID"].as_str().unwrap_or_default()]["serviceName"]),
         name: text(&span["operationName"]),
         kind: tag(span, "span.kind"),
         start: span["startTime"].as_u64().unwrap_or_default(),
@@ -239,28 +254,22 @@ fn draw(id: &str, spans: &[Span]) -> String {
     let mut text = format!("purchase {id}: {} spans of {} services", spans.len(), services.len());
     let is_known =
         |id: &Option<String>| id.as_ref().is_some_and(|id| spans.iter().any(|span| span.id == *id));
-    let mut roots: Vec<_> = spans.iter().filter(|span| !is_known(&span.parent)).collect();
-    roots.sort_by_key(|span| span.start);
-    for root in roots {
-        draw_below(&mut text, spans, root, 1);
+    // Each is drawn once, and taken out: a backend could tell of a ring, or of many with the same id.
+    let (mut open, mut below): (Vec<_>, Vec<_>) = spans.iter().partition(|span| !is_known(&span.parent));
+    open.sort_by_key(|span| span.start);
+    let mut open: Vec<_> = open.into_iter().rev().map(|root| (1, root)).collect();
+    while let Some((depth, span)) = open.pop() {
+        let what = format!("{:indent$}{}  {}", "", span.service, span.name, indent = 2 * depth.min(DEEPEST));
+        let space = " ".repeat(44_usize.saturating_sub(width(&what)));
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n{what}{space} {:<7} {:>8}", span.kind, millis(span.duration));
+        let (mut children, others): (Vec<_>, Vec<_>) =
+            below.into_iter().partition(|child| child.parent.as_deref() == Some(&span.id));
+        below = others;
+        children.sort_by_key(|child| child.start);
+        open.extend(children.into_iter().rev().map(|child| (depth + 1, child)));
     }
     text
-}
-
-fn draw_below(text: &mut String, spans: &[Span], span: &Span, depth: usize) {
-    // Deeper than any trace is: a backend could tell of a ring.
-    if depth > spans.len() {
-        return;
-    }
-    let what = format!("{:indent$}{}  {}", "", span.service, span.name, indent = 2 * depth);
-    // Writing to a String cannot fail.
-    let _ = write!(text, "\n{what:<44} {:<7} {:>8}", span.kind, millis(span.duration));
-    let mut children: Vec<_> =
-        spans.iter().filter(|child| child.parent.as_deref() == Some(&span.id)).collect();
-    children.sort_by_key(|child| child.start);
-    for child in children {
-        draw_below(text, spans, child, depth + 1);
-    }
 }
 
 #[cfg(test)]
@@ -300,7 +309,43 @@ mod tests {
         // Two spans that are each other's parent have no root; nothing hangs.
         let ring = json!({"data": [{"spans": [span("a", "b", "p", "x", "client", 1, 1), span("b", "a", "p", "y", "client", 1, 1)]}]});
         assert_eq!(draw("08", &read(&ring)).lines().count(), 1);
+        // So many that are alike are as many lines.
+        let mut alike = vec![span("a", "visitor", "p1", "x", "client", 1, 1)];
+        alike.extend((0..100).map(|_| span("a", "a", "p1", "x", "client", 1, 1)));
+        let alike = json!({"data": [{"spans": alike}]});
+        assert_eq!(draw("09", &read(&alike)).lines().count(), 1 + 101);
         assert!(read(&json!({"errors": [{"msg": "trace not found"}]})).is_empty());
+    }
+
+    #[test]
+    fn names_are_harmless_and_in_line() {
+        let span = |name: &str| json!({"spanID": name, "operationName": name, "processID": "p", "tags": [{"key": "span.kind", "value": "client"}]});
+        let told = json!({"data": [{"spans": [span("\u{1b}]0;x\u{7}\u{9b}2J\n"), span("日本")],
+            "processes": {"p": {"serviceName": "web\r"}}}]});
+        let drawn = draw("07", &read(&told));
+        let lines: Vec<_> = drawn.lines().skip(1).collect();
+        assert!(lines[0].starts_with("  web\u{fffd}  \u{fffd}]0;x\u{fffd}\u{fffd}2J\u{fffd} "), "{drawn}");
+        assert_eq!(lines.iter().map(|line| width(line)).collect::<Vec<_>>(), [61, 61], "{drawn}");
+    }
+
+    #[test]
+    fn an_answer_without_end_ends() {
+        struct Endless;
+        impl Read for Endless {
+            fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
+                part.fill(b'x');
+                Ok(part.len())
+            }
+        }
+        impl Write for Endless {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert!(ask(&mut Endless, "/").unwrap_err().to_string().contains("no end"));
     }
 
     #[test]

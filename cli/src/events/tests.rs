@@ -1,4 +1,5 @@
 use clap::Parser;
+use serde_json::json;
 
 use super::*;
 use crate::api::tests::{
@@ -12,7 +13,7 @@ struct Command {
     args: Args,
 }
 
-fn stream(server: &Server, arguments: &[&str], room: Option<usize>) -> Stream {
+fn stream(server: &Server, arguments: &[&str], room: Option<fn() -> usize>) -> Stream {
     let base = server.base();
     let all = ["events", "--control-plane-status", &base].into_iter().chain(arguments.iter().copied());
     let args = Command::try_parse_from(all).unwrap().args;
@@ -21,7 +22,7 @@ fn stream(server: &Server, arguments: &[&str], room: Option<usize>) -> Stream {
     Stream { args, room, since_ms, after: 0, last_ms: i64::MIN, headed: false }
 }
 
-fn listed(arguments: &[&str], room: Option<usize>) -> (String, String) {
+fn listed(arguments: &[&str], room: Option<fn() -> usize>) -> (String, String) {
     let server = Server::start(|path, _| match path {
         "/events?after=0&limit=1000&wait=0s" => ok(&fixture("events")),
         "/events?after=43&limit=1000&wait=0s" => ok(&json!({"events": [], "next": 43, "missed": 0})),
@@ -47,10 +48,10 @@ TIME                  SEVERITY  KIND                   SUBJECT  MESSAGE
 
 #[test]
 fn a_terminal_gets_no_line_that_is_too_long() {
-    for room in [40, 60, 80, 200] {
+    for room in [|| 40, || 60, || 80, || 200] as [fn() -> usize; 4] {
         let (out, _) = listed(&["--details"], Some(room));
         for line in out.lines() {
-            assert!(line.chars().count() <= room, "{room}: {line:?}");
+            assert!(line.chars().count() <= room(), "{}: {line:?}", room());
         }
         let words: Vec<_> = out.split_whitespace().collect();
         assert!(words.join(" ").contains("the redirect rules are gone: traffic of this pod"), "{out}");
@@ -190,6 +191,41 @@ fn numbers_that_begin_again_hide_and_repeat_nothing() {
     assert_eq!(told, ["98", "99", "3", "4"]);
     assert_eq!(notes, "event numbers have begun again: the control plane is at 3, not 99\n");
     assert_eq!(asked, ["after=0&wait=0s", "after=99&wait=2s", "after=0&wait=2s", "after=3&wait=2s"]);
+}
+
+/// However many it tells of: it ends, and numbers that are none do not overflow.
+#[test]
+fn a_list_ends_whatever_is_said() {
+    let server = Server::start(|_, turn| {
+        let mut page = page(turn as u64 + 1..=turn as u64 + 1, AT, u64::MAX);
+        page["events"][0]["message"] = "\u{9b}2J\u{1b}]0;gone\u{7}".into();
+        ok(&page)
+    });
+    for (arguments, escaped) in
+        [(&[][..], "\u{fffd}2J\u{fffd}]0;gone\u{fffd}"), (&["-o", "json"], "\\u009b2J\\u001b]0;gone\\u0007")]
+    {
+        let before = server.asked().len();
+        let mut out = Vec::new();
+        stream(&server, arguments, None).list(&mut out, &mut Vec::new()).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!((server.asked().len() - before, out.matches(escaped).count()), (ANSWERS, ANSWERS));
+    }
+}
+
+/// One that never says anything new is asked once a second, not in a circle.
+#[test]
+fn a_number_that_stands_still_is_waited_for() {
+    let server = Server::start(|_, turn| ok(&page(3..=3, AT, if turn > 1 { u64::MAX } else { 0 })));
+    let (mut out, mut notes, mut turn) = (Vec::new(), Vec::new(), 0);
+    let pause = Duration::from_millis(50);
+    let begun = Instant::now();
+    let go_on = || {
+        turn += 1;
+        turn < 5
+    };
+    stream(&server, &["--watch"], None).watch(&mut out, &mut notes, (WAIT, pause), go_on).unwrap();
+    assert!(begun.elapsed() >= 4 * pause, "{:?}", begun.elapsed());
+    assert_eq!(String::from_utf8(out).unwrap().matches("number 3").count(), 1);
 }
 
 #[test]

@@ -44,9 +44,13 @@ impl Sort {
     }
 }
 
-/// Rows that are alike in it stand by name, so that they do not jump.
 pub(crate) fn sort(rows: &mut [Row], by: Sort) {
-    rows.sort_by_cached_key(name);
+    sort_by(rows, by, |row| row);
+}
+
+/// Rows that are alike in it stand by name, so that they do not jump.
+pub(crate) fn sort_by<T>(rows: &mut [T], by: Sort, row: impl Fn(&T) -> &Row) {
+    rows.sort_by_cached_key(|one| name(row(one)));
     let micros = |row: &Row| match by {
         Sort::P50 => row.p50_us,
         Sort::Max => row.max_us,
@@ -54,14 +58,14 @@ pub(crate) fn sort(rows: &mut [Row], by: Sort) {
     };
     match by {
         Sort::Name => {}
-        Sort::Hurt => rows.sort_by_key(|row| Reverse((row.failures + row.connections_failed, row.p99_us))),
-        Sort::Rps => rows.sort_by(|a, b| b.rate.total_cmp(&a.rate)),
+        Sort::Hurt => rows.sort_by_key(|one| Reverse((row(one).failed(), row(one).p99_us))),
+        Sort::Rps => rows.sort_by(|a, b| row(b).rate.total_cmp(&row(a).rate)),
         Sort::Success => {
             // Nothing is known of what nobody asked: after all others.
-            let share = |row: &Row| row.success.unwrap_or(2.0);
+            let share = |one: &T| row(one).success.unwrap_or(2.0);
             rows.sort_by(|a, b| share(a).total_cmp(&share(b)));
         }
-        Sort::P50 | Sort::P99 | Sort::Max => rows.sort_by_key(|row| Reverse(micros(row))),
+        Sort::P50 | Sort::P99 | Sort::Max => rows.sort_by_key(|one| Reverse(micros(row(one)))),
     }
 }
 

@@ -15,11 +15,18 @@ use crate::{
 };
 
 /// What is assumed of a terminal that does not say.
-const ROOM: usize = 80;
+const ASSUMED: (usize, usize) = (80, 24);
 
 /// The width of the terminal.
 pub(crate) fn room() -> usize {
-    crossterm::terminal::size().map_or(ROOM, |(columns, _)| usize::from(columns).max(1))
+    size().0
+}
+
+/// Columns and lines of the terminal. One that does not know them, as behind a serial line, says 0.
+pub(crate) fn size() -> (usize, usize) {
+    let (columns, lines) = crossterm::terminal::size().unwrap_or_default();
+    let or = |said: u16, assumed| if said == 0 { assumed } else { usize::from(said) };
+    (or(columns, ASSUMED.0), or(lines, ASSUMED.1))
 }
 
 /// The rates of the answer before, if there was one.
@@ -111,8 +118,7 @@ pub(crate) fn rate_of(row: &Row) -> String {
 }
 
 fn figures(by: By, rows: &[Row], before: Option<&Before>) -> Grid {
-    let failures = |row: &Row| row.failures + row.connections_failed;
-    let failed = rows.iter().any(|row| failures(row) > 0);
+    let failed = rows.iter().any(|row| row.failed() > 0);
     let connected = rows.iter().any(|row| row.connections > 0);
     let mut columns = names(by);
     columns.push(Column::figure("RPS", 3));
@@ -133,7 +139,7 @@ fn figures(by: By, rows: &[Row], before: Option<&Before>) -> Grid {
         cells.push(success(row.success));
         cells.extend([row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us].map(duration));
         cells.extend(connected.then(|| count(row.connections)));
-        cells.extend(failed.then(|| count(failures(row))));
+        cells.extend(failed.then(|| count(row.failed())));
         cells.extend(failed.then(|| row.why()));
         cells
     });

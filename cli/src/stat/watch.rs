@@ -11,13 +11,13 @@ use std::{
 };
 
 use super::{
-    Ask, order,
+    Ask,
     table::{self, Before},
 };
 use crate::{
     api::{Answer, Stat},
     figures::{clock, now_ms, shorten},
-    output::{Output, Present, is_dumb, say, write},
+    output::{Output, Present, is_dumb, json_line, say, write},
 };
 
 /// What is written on.
@@ -45,15 +45,10 @@ impl Paper {
     pub(super) fn of(output: Output, out: &impl IsTerminal) -> Self {
         match output {
             Output::Json => Self::Lines,
-            Output::Table if out.is_terminal() && !is_dumb() => Self::Screen(size),
+            Output::Table if out.is_terminal() && !is_dumb() => Self::Screen(table::size),
             Output::Table => Self::Blocks,
         }
     }
-}
-
-fn size() -> (usize, usize) {
-    let (columns, lines) = crossterm::terminal::size().unwrap_or((80, 24));
-    (usize::from(columns).max(1), usize::from(lines).max(1))
 }
 
 // === impl Watch ===
@@ -90,9 +85,8 @@ impl<'a> Watch<'a> {
         out: &mut dyn Write,
         notes: &mut dyn Write,
     ) -> anyhow::Result<()> {
-        answer.retain(|row| self.ask.wants(row));
-        let Answer { json, read: mut stat } = answer;
-        order::sort(&mut stat.rows, self.ask.sort);
+        self.ask.pick(&mut answer);
+        let Answer { json, read: stat } = answer;
         let back = self.present.is_back(now_ms());
         if let (Some(back), Paper::Blocks | Paper::Lines) = (&back, self.paper) {
             say(notes, back)?;
@@ -100,7 +94,7 @@ impl<'a> Watch<'a> {
         let heading = table::heading(self.ask, &stat);
         let lines = |room| table::lines(self.ask, &stat, Some(&self.before), room);
         match self.paper {
-            Paper::Lines => say(out, &json.to_string())?,
+            Paper::Lines => say(out, &json_line(&json))?,
             Paper::Blocks => {
                 let space = if self.before.is_first() { "" } else { "\n" };
                 say(out, &format!("{space}{heading}\n{}", lines(None).join("\n")))?;

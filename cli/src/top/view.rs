@@ -92,17 +92,16 @@ fn right(state: &State) -> String {
 
 fn totals(state: &State, rows: &[&Row]) -> String {
     let Some(stat) = &state.stat else { return "asking…".to_owned() };
-    let requests: u64 = rows.iter().map(|row| row.requests).sum();
     // Of rows that know theirs, each as much as it has requests.
     let known = rows.iter().filter_map(|row| Some((row.success?, row.requests as f64)));
     let (good, all) = known.fold((0.0, 0.0), |(good, all), (share, n)| (good + share * n, all + n));
-    let share = (all > 0.0 && requests > 0).then(|| good / all);
-    let failures: u64 = rows.iter().map(|row| failures(row)).sum();
+    let share = (all > 0.0).then(|| good / all);
+    let failures: f64 = rows.iter().map(|row| row.failed() as f64).sum();
     format!(
         "{} rps  {}  {} failures/s  {} {}, last {}",
         rate(rows.iter().map(|row| row.rate).sum()),
         success(share),
-        rate(failures as f64 / stat.seconds()),
+        rate(failures / stat.seconds()),
         rows.len(),
         what(state.by),
         roughly(state.window),
@@ -127,10 +126,6 @@ fn what(by: By) -> &'static str {
         By::Route => "routes",
         By::Edge => "edges",
     }
-}
-
-fn failures(row: &Row) -> u64 {
-    row.failures + row.connections_failed
 }
 
 /// What a cell is coloured by.
@@ -263,7 +258,7 @@ fn grid(by: By, stat: &Stat, rows: &[&Row]) -> (Grid, Vec<Judged>) {
             cells[0].insert_str(0, "! ");
         }
         cells.push(rate_of(row));
-        cells.push(rate(failures(row) as f64 / seconds));
+        cells.push(rate(row.failed() as f64 / seconds));
         cells.push(success(row.success));
         cells.extend([row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us].map(duration));
         cells.push(row.why());
