@@ -16,11 +16,11 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
-    os::fd::AsFd,
+    io::{self, ErrorKind, Write},
+    os::{fd::AsFd, unix::fs::FileTypeExt as _},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, Thread},
@@ -73,7 +73,7 @@ struct Open {
 
 struct Sink {
     queues: Mutex<Vec<Arc<Queue>>>,
-    writer: Mutex<Option<Thread>>,
+    writer: OnceLock<Thread>,
     dropped: AtomicU64,
     // Raised to ask the writer for a confirmation that everything before has been written.
     flush_asked: AtomicU64,
@@ -102,13 +102,15 @@ impl AccessLog {
 
     /// Appends, so that a log rotation by copy and truncate works.
     pub fn file(path: &Path) -> io::Result<Self> {
-        Self::to(OpenOptions::new().create(true).append(true).open(path)?)
+        // To open a pipe for writing alone waits until somebody reads it, and nothing may wait for a log's reader.
+        let is_pipe = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+        Self::to(OpenOptions::new().create(true).append(true).read(is_pipe).open(path)?)
     }
 
     fn to(file: impl Write + Send + 'static) -> io::Result<Self> {
         let sink = Arc::new(Sink {
             queues: Mutex::default(),
-            writer: Mutex::default(),
+            writer: OnceLock::new(),
             dropped: AtomicU64::new(0),
             flush_asked: AtomicU64::new(0),
             flush_done: AtomicU64::new(0),
@@ -117,7 +119,7 @@ impl AccessLog {
         let for_writer = Arc::clone(&sink);
         let thread =
             thread::Builder::new().name("access-log".to_owned()).spawn(move || for_writer.run(file))?;
-        *lock(&sink.writer) = Some(thread.thread().clone());
+        sink.writer.get_or_init(|| thread.thread().clone());
         Ok(Self { sink: Some(sink), format: None, only: Only::default() })
     }
 
@@ -243,7 +245,7 @@ impl Queue {
 
 impl Sink {
     fn wake(&self) {
-        if let Some(writer) = &*lock(&self.writer) {
+        if let Some(writer) = self.writer.get() {
             writer.unpark();
         }
     }
@@ -251,6 +253,7 @@ impl Sink {
     /// The life of the writer thread; ends with the process, or when no log and no lane is left.
     fn run(self: Arc<Self>, mut file: impl Write) {
         let mut batch = Vec::new();
+        let mut torn = false;
         loop {
             let ticket = self.flush_asked.load(Ordering::Acquire);
             let queues: Vec<_> = lock(&self.queues).iter().map(Arc::clone).collect();
@@ -261,7 +264,7 @@ impl Sink {
                     continue;
                 }
                 wrote = true;
-                self.write(&mut file, &batch);
+                self.write(&mut file, &batch, &mut torn);
                 batch.clear();
                 if batch.capacity() > KEEP_BYTES {
                     batch = Vec::new();
@@ -279,17 +282,44 @@ impl Sink {
         }
     }
 
-    fn write(&self, file: &mut impl Write, batch: &[u8]) {
-        let Err(error) = file.write_all(batch) else {
-            self.write_failed.store(false, Ordering::Relaxed);
-            return;
-        };
-        let lines = batch.iter().filter(|byte| **byte == b'\n').count();
+    /// `torn`: what was written so far ends within a line, whose rest must not become the beginning of another.
+    fn write(&self, file: &mut impl Write, batch: &[u8], torn: &mut bool) {
+        if *torn && let (_, Some(error)) = write(file, b"\n") {
+            return self.fail(batch, &error);
+        }
+        let (written, error) = write(file, batch);
+        *torn = batch[..written].last().is_some_and(|last| *last != b'\n');
+        match error {
+            None => self.write_failed.store(false, Ordering::Relaxed),
+            Some(error) => self.fail(&batch[written..], &error),
+        }
+    }
+
+    fn fail(&self, unwritten: &[u8], error: &io::Error) {
+        // A line that lacks its end alone is there, and gets it before the next one.
+        let unwritten = unwritten.strip_prefix(b"\n").unwrap_or(unwritten);
+        let lines = unwritten.iter().filter(|byte| **byte == b'\n').count();
         self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
         if !self.write_failed.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "cannot write the access log; lines are dropped and counted until it works again");
         }
     }
+}
+
+/// As `write_all`, but says how much of it was written.
+fn write(file: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Some(ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Another process has made a pipe that we share so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(GATHER),
+            Err(error) => return (written, Some(error)),
+        }
+    }
+    (written, None)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -124,10 +124,13 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
     });
     let access_log = match &config.access_log {
         AccessLog::Off => Ok(access_log::AccessLog::off()),
-        AccessLog::Stdout => access_log::AccessLog::stdout(),
-        AccessLog::File(path) => access_log::AccessLog::file(path),
+        AccessLog::Stdout => {
+            access_log::AccessLog::stdout().map_err(|error| format!("--access-log stdout: {error}"))
+        }
+        AccessLog::File(path) => access_log::AccessLog::file(path)
+            .map_err(|error| format!("--access-log {}: {error}", path.display())),
     };
-    let access_log = access_log.map_err(|error| note(format!("--access-log: {error}"))).ok();
+    let access_log = access_log.map_err(&mut note).ok();
     let access_log =
         access_log.map(|log| log.shaped(config.access_log_format.clone(), config.access_log_only.clone()));
     otlp::check(&config).into_iter().for_each(&mut note);

@@ -68,33 +68,45 @@ impl Format {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut between_quotes = false;
         let mut rest = source;
+        let mut quote = 0;
         while let Some(first) = rest.chars().next() {
+            let at = source.len() - rest.len();
+            let wrong = |what: String| format!("character {}: {what}", place(source, at));
             if let Some(behind) = rest.strip_prefix("%{") {
                 let Some((inside, behind)) = behind.split_once('}') else {
-                    return Err(format!("{rest:?}: want a }} behind the name of the field"));
+                    return Err(wrong(format!("{rest:?}: want a }} behind the name of the field")));
                 };
                 if let Some(Piece::Field(before)) = pieces.last() {
                     let before = before.field.name;
-                    return Err(format!(
+                    return Err(wrong(format!(
                         "%{{{inside}}} follows %{{{before}}} directly: want something between them, \
                          so that readers can tell them apart"
-                    ));
+                    )));
                 }
-                pieces.push(Piece::Field(Slot::parse(inside, between_quotes, behind)?));
+                pieces.push(Piece::Field(Slot::parse(inside, between_quotes, behind).map_err(wrong)?));
                 rest = behind;
                 continue;
             }
             match first {
                 '%' if !rest.starts_with("%%") => {
-                    return Err(format!("{rest:?}: want %{{FIELD}}, or %% for a percent sign"));
+                    return Err(wrong(format!("{rest:?}: want %{{FIELD}}, or %% for a percent sign")));
                 }
-                '\\' => return Err("a \\ is not possible: readers would take it for an escape".to_owned()),
+                '\\' => {
+                    return Err(wrong(
+                        "a \\ is not possible: readers would take it for an escape".to_owned(),
+                    ));
+                }
                 other if other != '\t' && encode::is_treacherous(other) => {
-                    return Err(format!("{other:?} is not possible: a record is one line of visible text"));
+                    return Err(wrong(format!(
+                        "{other:?} is not possible: a record is one line of visible text"
+                    )));
+                }
+                '"' => {
+                    between_quotes = !between_quotes;
+                    quote = at;
                 }
                 _ => {}
             }
-            between_quotes ^= first == '"';
             match pieces.last_mut() {
                 Some(Piece::Text(text)) => text.push(first),
                 _ => pieces.push(Piece::Text(first.to_string())),
@@ -102,7 +114,7 @@ impl Format {
             rest = &rest[if first == '%' { 2 } else { first.len_utf8() }..];
         }
         if between_quotes {
-            return Err("a quote is opened and never closed".to_owned());
+            return Err(format!("character {}: a quote is opened and never closed", place(source, quote)));
         }
         if !pieces.iter().any(|piece| matches!(piece, Piece::Field(_))) {
             return Err("it names no field: want json, or text with fields such as %{path}".to_owned());
@@ -142,6 +154,11 @@ impl Format {
         }
         line.push(b'\n');
     }
+}
+
+/// Counted from 1, as editors do.
+fn place(source: &str, at: usize) -> usize {
+    source[..at].chars().count() + 1
 }
 
 impl fmt::Display for Format {

@@ -379,7 +379,7 @@ fn a_file_that_cannot_be_written_counts_as_dropped() {
     struct Full;
     impl Write for Full {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::Error::from(io::ErrorKind::StorageFull))
+            Err(ErrorKind::StorageFull.into())
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
@@ -392,6 +392,99 @@ fn a_file_that_cannot_be_written_counts_as_dropped() {
     }
     log.flush(Duration::from_secs(10));
     assert_eq!(log.dropped(), 3);
+}
+
+/// A disk that is full within a line, and has room again: no line is made of parts of two.
+#[test]
+fn a_line_that_was_torn_stays_alone() {
+    struct Disk {
+        room: usize,
+        text: Arc<Mutex<Vec<u8>>>,
+    }
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            lock(&self.text).extend_from_slice(&bytes[..taken]);
+            match taken {
+                0 => {
+                    // Somebody makes room after it was refused.
+                    self.room = usize::MAX;
+                    Err(ErrorKind::StorageFull.into())
+                }
+                taken => Ok(taken),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let one = line(&record(), SystemTime::now()).len();
+    for room in [0, 1, one - 1, one, one + 1, one + 20, 2 * one] {
+        let text = Arc::<Mutex<Vec<u8>>>::default();
+        let log = AccessLog::to(Disk { room, text: Arc::clone(&text) }).unwrap();
+        let mut lane = log.lane();
+        for _ in 0..6 {
+            lane.request(&record());
+            log.flush(Duration::from_secs(10));
+        }
+        let text = String::from_utf8(lock(&text).clone()).unwrap();
+        let whole = text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count();
+        let lost = usize::from(room % one < one - 1);
+        let torn = lost * usize::from(room % one > 0);
+        assert_eq!((whole, log.dropped()), (6 - lost, lost as u64), "{room}: {text}");
+        assert_eq!((text.lines().count(), text.ends_with('\n')), (whole + torn, true), "{room}: {text}");
+    }
+}
+
+/// A pipe that another process has made one that does not block.
+#[test]
+fn a_pipe_that_is_full_for_a_moment_loses_nothing() {
+    struct Now(mpsc::Sender<Vec<u8>>, usize);
+    impl Write for Now {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            match self.1 % 3 {
+                0 => Err(ErrorKind::WouldBlock.into()),
+                1 => Err(ErrorKind::Interrupted.into()),
+                _ => self
+                    .0
+                    .send(bytes[..1.max(bytes.len() / 2)].to_vec())
+                    .map_err(io::Error::other)
+                    .map(|()| 1.max(bytes.len() / 2)),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (written, read) = mpsc::channel();
+    let log = AccessLog::to(Now(written, 0)).unwrap();
+    log.lane().request(&record());
+    log.flush(Duration::from_secs(10));
+    let text: Vec<u8> = read.try_iter().flatten().collect();
+    assert!(serde_json::from_slice::<Value>(&text).is_ok() && log.dropped() == 0);
+}
+
+#[test]
+fn a_named_pipe_without_a_reader_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (tell, told) = mpsc::channel();
+    let opened = path.clone();
+    thread::spawn(move || {
+        let log = AccessLog::file(&opened).unwrap();
+        let mut lane = log.lane();
+        lane.request(&record());
+        log.flush(Duration::from_secs(10));
+        tell.send(log).unwrap();
+    });
+    let log = told.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a reader");
+    // What was written before somebody read is there.
+    let mut lines = io::BufRead::lines(io::BufReader::new(File::open(&path).unwrap()));
+    assert!(serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).is_ok());
+    assert_eq!(log.dropped(), 0);
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn the_form_of_the_access_log() {
     for (more, problem) in [
         (
             "--access-log-format %{stauts}",
-            "--access-log-format \"%{stauts}\": there is no field \"stauts\"; did you mean status?",
+            "--access-log-format \"%{stauts}\": character 1: there is no field \"stauts\"; did you mean status?",
         ),
         ("--access-log-format text", "--access-log-format \"text\": it names no field: want json, or text"),
         ("--access-log-only error", "--access-log-only \"error\": \"error\": want errors, slower=TIME"),
