@@ -39,7 +39,7 @@ use self::{
     marks::Marks,
     outcomes::Outcomes,
     record::Unsaved,
-    series::{COARSE, Series},
+    series::{COARSE, Scratch, Series},
     slot::Parts,
 };
 
@@ -73,14 +73,29 @@ pub struct History {
     begins: u64,
     /// Before this second, slots went for memory's sake.
     evicted_to: u64,
+    /// Names that count as `other`, and what they take.
     folded: usize,
+    folded_bytes: usize,
+    /// Series that there ever were.
+    serial: u64,
     /// Another one: series or slots are not where they were. Queries that look piece by piece begin again.
     generation: u64,
     saves: bool,
     unsaved: Unsaved,
     counts: Counts,
-    /// To take slots apart without new room for each.
-    scratch: [Parts; 2],
+    /// Not to make room anew for each edge.
+    parts: Parts,
+    bytes: Vec<u8>,
+    scratch: Scratch,
+}
+
+/// What one workload had of one kind of traffic in a second.
+struct Traffic<'a> {
+    second: u64,
+    security: Option<&'a Arc<str>>,
+    parts: &'a Parts,
+    /// It is of others that there was no room to keep apart.
+    is_folded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,11 +163,15 @@ impl History {
             begins: second,
             evicted_to: 0,
             folded: 0,
+            folded_bytes: 0,
+            serial: 0,
             generation: 0,
             saves,
             unsaved: Unsaved::default(),
             counts: Counts::default(),
-            scratch: Default::default(),
+            parts: Parts::default(),
+            bytes: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -167,14 +186,14 @@ impl History {
         // A report about several seconds counts in the middle of them.
         let ago = millis(report.ended_ago).saturating_add(millis(report.length) / 2);
         let second = self.now.saturating_sub(ago) / 1000;
+        let mut parts = std::mem::take(&mut self.parts);
         for edge in &report.edges {
             self.counts.edges += 1;
-            let mut traffic = std::mem::take(&mut self.scratch[0]);
-            self.parts(edge, &mut traffic);
-            let key = SeriesKey { reporter: reporter.clone(), edge: edge.key.clone() };
-            self.add(key, edge.security.as_ref(), second, &traffic);
-            self.scratch[0] = traffic;
+            self.take_apart(edge, &mut parts);
+            let security = edge.security.as_ref();
+            self.add(reporter, &edge.key, Traffic { second, security, parts: &parts, is_folded: false });
         }
+        self.parts = parts;
         self.fit();
         Taken::New
     }
@@ -214,7 +233,7 @@ impl History {
         }
     }
 
-    fn parts(&mut self, edge: &EdgeTraffic, parts: &mut Parts) {
+    fn take_apart(&mut self, edge: &EdgeTraffic, parts: &mut Parts) {
         let EdgeTraffic { outcomes, durations, received, sent, connections, connections_failed, .. } = edge;
         parts.clear();
         parts.numbers = [*received, *sent, *connections, *connections_failed];
@@ -226,22 +245,17 @@ impl History {
             }
         }
         parts.outcomes.sort_unstable();
-        for (micros, count) in durations.buckets() {
-            let bucket = slot::bucket_of(micros);
-            match parts.buckets.last_mut() {
-                Some((last, sum)) if *last == bucket => *sum = sum.saturating_add(count),
-                Some(_) | None => parts.buckets.push((bucket, count)),
-            }
-        }
+        parts.buckets.extend(durations.buckets());
     }
 
-    fn add(&mut self, key: SeriesKey, security: Option<&Arc<str>>, second: u64, traffic: &Parts) {
+    fn add(&mut self, reporter: &SpiffeId, edge: &EdgeKey, traffic: Traffic<'_>) {
+        let Traffic { second, security, parts, is_folded } = traffic;
         if second < self.kept_from {
             self.counts.late += 1;
             return;
         }
         self.begins = self.begins.min(second);
-        let place = self.place(&key);
+        let place = self.place(reporter, edge);
         let Some(series) = self.series.get_mut(place.series as usize).and_then(Option::as_mut) else {
             return;
         };
@@ -250,10 +264,14 @@ impl History {
         {
             series.security = Some(security.clone());
         }
-        if place.is_folded {
+        let is_folded = is_folded || place.is_folded;
+        if is_folded {
             series.folded_until = series.folded_until.max(Some(second));
         }
-        let grown = series.add(second, self.fine_from, traffic, &mut self.scratch[1]);
+        let bytes = &mut self.bytes;
+        bytes.clear();
+        parts.write(bytes);
+        let grown = series.add(second, self.fine_from, bytes, parts.calls(), &mut self.scratch);
         self.used = self.used.saturating_add_signed(grown);
         if !self.saves {
             return;
@@ -261,29 +279,32 @@ impl History {
         if self.unsaved.bytes() > MAX_UNSAVED {
             self.counts.unsaved += 1;
         } else {
-            self.unsaved.push(key, security.cloned(), second, traffic.write());
+            self.unsaved.push(series, security.cloned(), second, is_folded, bytes);
         }
     }
 
     /// Where traffic counts; made if it is new.
-    fn place(&mut self, key: &SeriesKey) -> Place {
-        let edges = self.by_key.entry(key.reporter.clone()).or_default();
-        if let Some(place) = edges.get(&key.edge) {
+    fn place(&mut self, reporter: &SpiffeId, edge: &EdgeKey) -> Place {
+        let edges = self.by_key.get(reporter);
+        if let Some(place) = edges.and_then(|edges| edges.get(edge)) {
             return *place;
         }
-        let folded = SeriesKey::folded(&key.reporter, key.edge.side);
-        let is_folded = edges.len() >= MAX_EDGES && folded.edge != key.edge;
-        if is_folded && let Some(place) = edges.get(&folded.edge) {
+        let folded = SeriesKey::folded(reporter, edge.side);
+        let is_folded = edges.is_some_and(|edges| edges.len() >= MAX_EDGES) && folded.edge != *edge;
+        if is_folded && let Some(place) = edges.and_then(|edges| edges.get(&folded.edge)) {
             return Place { is_folded, ..*place };
         }
-        let key = if is_folded { folded } else { key.clone() };
+        let key =
+            if is_folded { folded } else { SeriesKey { reporter: reporter.clone(), edge: edge.clone() } };
         Place { is_folded, ..self.insert(key) }
     }
 
     fn insert(&mut self, key: SeriesKey) -> Place {
         self.used += key.cost();
         self.names += key.cost();
-        let series = Some(Series::new(key.clone()));
+        self.serial += 1;
+        let SeriesKey { reporter, edge } = key.clone();
+        let series = Some(Series::new(Arc::new(key), self.serial));
         let number = match self.free.pop() {
             Some(number) => {
                 self.series[number as usize] = series;
@@ -295,7 +316,7 @@ impl History {
             }
         };
         let place = Place { series: number, is_folded: false };
-        self.by_key.entry(key.reporter).or_default().insert(key.edge, place);
+        self.by_key.entry(reporter).or_default().insert(edge, place);
         place
     }
 }

@@ -18,6 +18,7 @@
 mod backend;
 mod bulkhead;
 mod destination;
+mod durations;
 mod fields;
 mod hello;
 mod inbound;

@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod destination;
+pub mod durations;
 pub mod inbound;
 pub mod key;
 pub mod observe;
@@ -22,6 +23,7 @@ pub use destination::{
     Destination, HeaderMatch, HeaderValueMatch, PathMatch, Route, RouteMatch, ServicePort, WeightedBackend,
     Workload,
 };
+pub use durations::Durations;
 pub use inbound::{
     Action, AuthorizationPolicy, AuthorizationRule, EgressPolicy, Inbound, InboundPort, MtlsMode, PortLimits,
     Protocol, ServerBulkhead,
@@ -30,7 +32,8 @@ pub use key::{Authority, BackendKey, DestinationKey, Key, KeyError};
 pub use observe::{Cause, Circuit, Demand, Fleet, Guidance, Observations, Outcome, Share, Transition};
 pub use rate_limit::{RateAlgorithm, RateKey, RateLimit, Scope};
 pub use report::{
-    Durations, EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport,
+    CUT_SHORT, EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport,
+    is_failure, is_grpc_failure,
 };
 pub use status::StatusRange;
 pub use traffic::{

@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 
+use outrigger_certs::SpiffeId;
+use outrigger_proto::spec::EdgeKey;
+
 use super::{
     COARSE, FINE, History, Place,
-    series::{Series, SeriesKey},
+    series::{Series, SeriesKey, text_len},
 };
 
 /// Slots of a second are kept for so long, whatever there is of them.
@@ -13,6 +16,8 @@ const FINE_LEAST: u64 = 60;
 const FEW: usize = 64;
 /// What remains of a series that was folded: its names, in one table.
 const FOLDED_COST: usize = 200;
+/// The part of the cap, 1 of so many, that such names may take.
+const FOLDED_PART: usize = 8;
 
 impl History {
     /// Makes slots coarse whose time has come.
@@ -23,9 +28,8 @@ impl History {
         }
         self.fine_from = fine_from;
         self.generation += 1;
-        let [scratch, one] = &mut self.scratch;
         for series in self.series.iter_mut().flatten() {
-            let grown = series.coarsen(fine_from, scratch, one);
+            let grown = series.coarsen(fine_from, &mut self.scratch);
             self.used = self.used.saturating_add_signed(grown);
         }
     }
@@ -68,13 +72,14 @@ impl History {
 
     /// Lets go of names.
     fn release(&mut self, which: impl Fn(Place) -> bool) {
-        let (used, folded) = (&mut self.used, &mut self.folded);
+        let (used, folded, folded_bytes) = (&mut self.used, &mut self.folded, &mut self.folded_bytes);
         self.by_key.retain(|reporter, edges| {
             edges.retain(|edge, place| {
                 let stays = !which(*place);
                 if !stays && place.is_folded {
-                    let key = SeriesKey { reporter: reporter.clone(), edge: edge.clone() };
-                    *used = used.saturating_sub(FOLDED_COST + key.text_len());
+                    let cost = folded_cost(reporter, edge);
+                    *used = used.saturating_sub(cost);
+                    *folded_bytes = folded_bytes.saturating_sub(cost);
                     *folded -= 1;
                 }
                 stays
@@ -122,8 +127,7 @@ impl History {
 
     /// Folds the half of the series with the least traffic. `false`: there are too few.
     fn fold_half(&mut self) -> bool {
-        let is_own =
-            |series: &Series| series.key != SeriesKey::folded(&series.key.reporter, series.key.edge.side);
+        let is_own = |series: &Series| !series.key.is_folded();
         let all = self.series.iter().enumerate().filter_map(|(number, series)| {
             let series = series.as_ref().filter(|series| is_own(series))?;
             Some((series.weight(), number))
@@ -151,18 +155,23 @@ impl History {
         // Only now, so that it is not taken for the one it goes into.
         self.free.push(number as u32);
         let second = self.now / 1000;
-        let [scratch, one] = &mut self.scratch;
         if let Some(target) = self.series[into as usize].as_mut() {
-            let grown = target.fold(&series, scratch, one);
+            let grown = target.fold(&series, &mut self.scratch);
             target.folded_until = Some(second);
             self.used = self.used.saturating_add_signed(grown);
         }
-        self.used += FOLDED_COST + series.key.text_len();
-        self.folded += 1;
-        let place = Place { series: into, is_folded: true };
-        if let Some(edges) = self.by_key.get_mut(&series.key.reporter) {
-            edges.insert(series.key.edge, place);
+        let SeriesKey { reporter, edge } = &*series.key;
+        let cost = folded_cost(reporter, edge);
+        let Some(edges) = self.by_key.get_mut(reporter) else { return };
+        if self.folded_bytes + cost > self.cap / FOLDED_PART {
+            // It begins anew when there is traffic, and may be folded again.
+            edges.remove(edge);
+            return;
         }
+        edges.insert(edge.clone(), Place { series: into, is_folded: true });
+        self.used += cost;
+        self.folded_bytes += cost;
+        self.folded += 1;
     }
 
     /// What `used` has to be, counted anew.
@@ -170,10 +179,13 @@ impl History {
     pub(super) fn recount(&self) -> usize {
         let series: usize = self.series.iter().flatten().map(Series::cost).sum();
         let folded = self.by_key.iter().flat_map(|(reporter, edges)| {
-            edges.iter().filter(|(_, place)| place.is_folded).map(|(edge, _)| {
-                FOLDED_COST + SeriesKey { reporter: reporter.clone(), edge: edge.clone() }.text_len()
-            })
+            let folded = edges.iter().filter(|(_, place)| place.is_folded);
+            folded.map(|(edge, _)| folded_cost(reporter, edge))
         });
         series + folded.sum::<usize>()
     }
+}
+
+fn folded_cost(reporter: &SpiffeId, edge: &EdgeKey) -> usize {
+    FOLDED_COST + text_len(reporter, edge)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use outrigger_proto::spec::OutcomeCount;
+use outrigger_proto::spec::{OutcomeCount, is_failure};
 
 /// Six classes, gRPC's codes and a few dozen reasons do not make so many.
 const MAX_OUTCOMES: usize = 4_096;
@@ -27,10 +27,8 @@ pub(super) struct Outcomes {
 }
 
 impl Outcome {
-    /// As the proxy judges it.
     pub fn is_failure(&self) -> bool {
-        let Self { status_class, grpc_status, reason } = self.clone();
-        OutcomeCount { status_class, grpc_status, reason, count: 1 }.is_failure()
+        is_failure(self.status_class, self.grpc_status.map(u16::from), &self.reason)
     }
 }
 

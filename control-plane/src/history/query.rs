@@ -17,11 +17,8 @@ use super::{
     COARSE, History,
     outcomes::{Outcome, OutcomeId},
     series::SeriesKey,
-    slot::{self, BUCKETS, Visit},
+    slot::{self, Visit},
 };
-
-/// No bucket.
-const NONE: (usize, usize) = (BUCKETS, 0);
 
 /// Rows of an answer.
 pub const MAX_ROWS: usize = 10_000;
@@ -56,7 +53,7 @@ pub struct Window {
 #[derive(Clone, Debug)]
 pub struct Listed {
     number: u32,
-    pub key: SeriesKey,
+    pub key: Arc<SeriesKey>,
     security: Option<Arc<str>>,
     is_incomplete: bool,
 }
@@ -77,12 +74,11 @@ struct RowKey {
 }
 
 /// What is added up. Used for one row after the other, because of its size.
+#[derive(Default)]
 pub struct Sum {
     numbers: [u64; 4],
     outcomes: BTreeMap<OutcomeId, u64>,
-    buckets: Vec<u64>,
-    /// The buckets that are not 0 are within: the first, and the one behind the last.
-    used: (usize, usize),
+    durations: Durations,
 }
 
 /// Figures are over the whole window; times in microseconds, `None` without requests.
@@ -120,6 +116,8 @@ pub struct OutcomeRow {
     pub grpc_status: Option<u8>,
     pub reason: Option<Arc<str>>,
     pub count: u64,
+    /// They are among the row's failures.
+    pub failed: bool,
 }
 
 // === impl History ===
@@ -199,7 +197,7 @@ impl Query {
     ) -> (Vec<Group>, usize) {
         let mut rows: BTreeMap<RowKey, Vec<Listed>> = BTreeMap::new();
         for listed in listed {
-            let SeriesKey { reporter, edge } = &listed.key;
+            let SeriesKey { reporter, edge } = &*listed.key;
             let service = match (edge.side, edge.service.strip_prefix(':')) {
                 (Side::Inbound, Some(port)) => name(reporter, port),
                 _ => edge.service.clone(),
@@ -257,12 +255,6 @@ impl Group {
 
 // === impl Sum ===
 
-impl Default for Sum {
-    fn default() -> Self {
-        Self { numbers: [0; 4], outcomes: BTreeMap::new(), buckets: vec![0; BUCKETS], used: NONE }
-    }
-}
-
 impl Visit for Sum {
     fn numbers(&mut self, numbers: [u64; 4]) {
         for (sum, number) in self.numbers.iter_mut().zip(numbers) {
@@ -276,11 +268,7 @@ impl Visit for Sum {
     }
 
     fn bucket(&mut self, bucket: u16, count: u64) {
-        let bucket = usize::from(bucket);
-        if let Some(sum) = self.buckets.get_mut(bucket) {
-            *sum = sum.saturating_add(count);
-            self.used = (self.used.0.min(bucket), self.used.1.max(bucket + 1));
-        }
+        self.durations.add_bucket(bucket, count);
     }
 }
 
@@ -288,10 +276,7 @@ impl Sum {
     fn clear(&mut self) {
         self.numbers = [0; 4];
         self.outcomes.clear();
-        if let Some(used) = self.buckets.get_mut(self.used.0..self.used.1) {
-            used.fill(0);
-        }
-        self.used = NONE;
+        self.durations.reset();
     }
 
     fn row<'a>(
@@ -309,14 +294,8 @@ impl Sum {
         }
         let failed = outcomes().filter(|(outcome, _)| outcome.is_failure());
         let failures = failed.fold(0u64, |sum, (_, count)| sum.saturating_add(count));
-        let mut durations = Durations::new();
-        for (bucket, count) in self.buckets.iter().enumerate().take(self.used.1).skip(self.used.0) {
-            if *count > 0 {
-                durations.add_bucket(slot::micros_of(bucket as u16), *count);
-            }
-        }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let quantile = |quantile| durations.quantile(quantile).map(micros);
+        let quantile = |quantile| self.durations.quantile(quantile).map(micros);
         let RowKey { service, route, source, target } = &group.row;
         let seconds = query.window.to.saturating_sub(query.window.from).max(1);
         let mut ended: Vec<_> = outcomes().collect();
@@ -337,7 +316,7 @@ impl Sum {
             p90_us: quantile(0.9),
             p99_us: quantile(0.99),
             p999_us: quantile(0.999),
-            max_us: durations.max().map(micros),
+            max_us: self.durations.max().map(micros),
             received,
             sent,
             connections,
@@ -358,6 +337,7 @@ impl OutcomeRow {
             grpc_status: *grpc_status,
             reason: (!reason.is_empty()).then(|| reason.clone()),
             count,
+            failed: outcome.is_failure(),
         }
     }
 }

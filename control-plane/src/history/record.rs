@@ -3,35 +3,36 @@
 //! A record names series and outcomes by numbers, which it or an earlier record of the same file has said: so a file is
 //! read from its beginning, and by itself. Nothing here touches a file: `recorder/log.rs` does.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use outrigger_certs::SpiffeId;
 use outrigger_proto::spec::{EdgeKey, Side};
 use prost::Message as _;
 
 use super::{
-    History, Mark,
+    History, Mark, Traffic,
     outcomes::{Outcome, OutcomeId},
-    series::SeriesKey,
+    series::{Series, SeriesKey},
     slot::Parts,
 };
 
-/// What an entry takes while it waits, besides its bytes; its texts are shared with the report.
-const ENTRY_COST: usize = 200;
-
 /// Traffic of one series in one second.
 #[derive(Debug)]
-pub struct Entry {
-    key: SeriesKey,
+struct Entry {
+    serial: u64,
+    key: Arc<SeriesKey>,
     security: Option<Arc<str>>,
     second: u64,
-    traffic: Box<[u8]>,
+    is_folded: bool,
+    traffic: Range<usize>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
     entries: Vec<Entry>,
-    bytes: usize,
+    /// Their traffic, one behind the other.
+    bytes: Vec<u8>,
 }
 
 /// What one record is made of.
@@ -39,14 +40,15 @@ pub(super) struct Unsaved {
 pub struct Batch {
     at: u64,
     marks: Vec<(SpiffeId, Mark)>,
-    entries: Vec<Entry>,
+    unsaved: Unsaved,
     outcomes: Vec<Outcome>,
 }
 
 /// Makes the records of one file.
 #[derive(Debug, Default)]
 pub struct Encoder {
-    series: HashMap<(SeriesKey, Option<Arc<str>>), u32>,
+    /// By serial number, and how its connections were secured.
+    series: HashMap<(u64, Option<Arc<str>>), u32>,
     outcomes: usize,
 }
 
@@ -64,7 +66,7 @@ pub struct Saved {
     pub at: u64,
     pub wall: u64,
     marks: Vec<(SpiffeId, Mark)>,
-    entries: Vec<(usize, u64, Vec<u8>)>,
+    entries: Vec<wire::Entry>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +80,8 @@ pub enum RecordError {
 }
 
 mod wire {
+    use bytes::Bytes;
+
     /// Of a record, without the rest.
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Times {
@@ -156,8 +160,11 @@ mod wire {
         /// Before the record's time.
         #[prost(uint64, tag = "2")]
         pub(super) seconds_ago: u64,
-        #[prost(bytes = "vec", tag = "3")]
-        pub(super) traffic: Vec<u8>,
+        #[prost(bytes = "bytes", tag = "3")]
+        pub(super) traffic: Bytes,
+        /// Of others that there was no room to keep apart.
+        #[prost(bool, tag = "4")]
+        pub(super) is_folded: bool,
     }
 }
 
@@ -166,17 +173,21 @@ mod wire {
 impl Unsaved {
     pub(super) fn push(
         &mut self,
-        key: SeriesKey,
+        series: &Series,
         security: Option<Arc<str>>,
         second: u64,
-        traffic: Box<[u8]>,
+        is_folded: bool,
+        traffic: &[u8],
     ) {
-        self.bytes += ENTRY_COST + traffic.len();
-        self.entries.push(Entry { key, security, second, traffic });
+        let begins = self.bytes.len();
+        self.bytes.extend_from_slice(traffic);
+        let (serial, key) = (series.serial, series.key.clone());
+        let traffic = begins..self.bytes.len();
+        self.entries.push(Entry { serial, key, security, second, is_folded, traffic });
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.entries.len() * size_of::<Entry>() + self.bytes.len()
     }
 }
 
@@ -185,10 +196,11 @@ impl Unsaved {
 impl History {
     /// What came since the last call; of `all_marks` also what came before, for a file that begins. `None`: nothing.
     pub fn take_unsaved(&mut self, all_marks: bool) -> Option<Batch> {
-        let Unsaved { entries, .. } = std::mem::take(&mut self.unsaved);
+        let unsaved = std::mem::take(&mut self.unsaved);
         let marks = self.marks.changed(all_marks);
         let outcomes = self.outcomes.all().to_vec();
-        (!entries.is_empty() || !marks.is_empty()).then_some(Batch { at: self.now, marks, entries, outcomes })
+        let is_empty = unsaved.entries.is_empty() && marks.is_empty();
+        (!is_empty).then_some(Batch { at: self.now, marks, unsaved, outcomes })
     }
 
     /// Takes back what an earlier process has saved.
@@ -199,18 +211,21 @@ impl History {
         let numbers: Vec<OutcomeId> =
             of.outcomes.iter().map(|outcome| self.outcomes.number_of(outcome.clone())).collect();
         let saves = std::mem::replace(&mut self.saves, false);
-        let mut traffic = std::mem::take(&mut self.scratch[0]);
-        for (series, second, bytes) in &saved.entries {
-            let Some((key, security)) = of.series.get(*series) else { continue };
-            traffic.clear();
-            traffic.add(bytes);
-            for (number, _) in &mut traffic.outcomes {
+        let mut parts = std::mem::take(&mut self.parts);
+        let now = saved.at / 1000;
+        for wire::Entry { series, seconds_ago, traffic, is_folded } in &saved.entries {
+            let Some((key, security)) = of.series.get(*series as usize) else { continue };
+            parts.clear();
+            parts.add(traffic);
+            for (number, _) in &mut parts.outcomes {
                 *number = numbers.get(usize::from(number.0)).copied().unwrap_or(*number);
             }
-            traffic.outcomes.sort_unstable();
-            self.add(key.clone(), security.as_ref(), *second, &traffic);
+            parts.outcomes.sort_unstable();
+            let (second, security) = (now.saturating_sub(*seconds_ago), security.as_ref());
+            let traffic = Traffic { second, security, parts: &parts, is_folded: *is_folded };
+            self.add(&key.reporter, &key.edge, traffic);
         }
-        self.scratch[0] = traffic;
+        self.parts = parts;
         self.saves = saves;
         self.fit();
     }
@@ -222,34 +237,41 @@ impl Batch {
     pub fn at(&self) -> u64 {
         self.at
     }
+}
 
-    /// Adds up what is of the same series and second: replicas of a workload have one identity.
-    fn add_up(&mut self) {
-        let mut places: HashMap<(SeriesKey, u64), usize> = HashMap::with_capacity(self.entries.len());
-        let mut sums: Vec<(Entry, Option<Parts>)> = Vec::with_capacity(self.entries.len());
-        for entry in std::mem::take(&mut self.entries) {
-            match places.entry((entry.key.clone(), entry.second)) {
-                std::collections::hash_map::Entry::Vacant(place) => {
-                    place.insert(sums.len());
-                    sums.push((entry, None));
+// === impl Unsaved ===
+
+impl Unsaved {
+    /// What there is of each series and second: replicas of a workload have one identity, and their traffic is added up.
+    fn each(self, mut tell: impl FnMut(Entry, Bytes)) {
+        let Self { mut entries, bytes } = self;
+        // It is stable: the latest way in which connections were secured is the one that stays.
+        entries.sort_by_key(|entry| (entry.serial, entry.second));
+        let bytes = Bytes::from(bytes);
+        let mut sum = Parts::default();
+        let mut entries = entries.into_iter().peekable();
+        while let Some(mut entry) = entries.next() {
+            let mut is_sum = false;
+            let place = (entry.serial, entry.second);
+            while let Some(next) = entries.next_if(|next| (next.serial, next.second) == place) {
+                if !is_sum {
+                    is_sum = true;
+                    sum.clear();
+                    sum.add(&bytes[entry.traffic.clone()]);
                 }
-                std::collections::hash_map::Entry::Occupied(place) => {
-                    let (first, sum) = &mut sums[*place.get()];
-                    let sum = sum.get_or_insert_with(|| {
-                        let mut parts = Parts::default();
-                        parts.add(&first.traffic);
-                        parts
-                    });
-                    sum.add(&entry.traffic);
-                    first.security = entry.security.or_else(|| first.security.take());
-                }
+                sum.add(&bytes[next.traffic.clone()]);
+                entry.security = next.security.or_else(|| entry.security.take());
+                entry.is_folded |= next.is_folded;
             }
+            let traffic = if is_sum {
+                let mut written = Vec::new();
+                sum.write(&mut written);
+                written.into()
+            } else {
+                bytes.slice(entry.traffic.clone())
+            };
+            tell(entry, traffic);
         }
-        let written = sums.into_iter().map(|(entry, sum)| match sum {
-            Some(sum) => Entry { traffic: sum.write(), ..entry },
-            None => entry,
-        });
-        self.entries = written.collect();
     }
 }
 
@@ -257,8 +279,7 @@ impl Batch {
 
 impl Encoder {
     /// A record. Whoever cannot write it begins a new file with a new encoder: this one takes it for written.
-    pub fn encode(&mut self, mut batch: Batch, wall: u64) -> Vec<u8> {
-        batch.add_up();
+    pub fn encode(&mut self, batch: Batch, wall: u64) -> Vec<u8> {
         let mut record = wire::Record { at_ms: batch.at, wall_ms: wall, ..Default::default() };
         for outcome in batch.outcomes.iter().skip(self.outcomes) {
             record.outcomes.push(wire::Outcome {
@@ -282,10 +303,11 @@ impl Encoder {
             })
             .collect();
         let now = batch.at / 1000;
-        for Entry { key, security, second, traffic } in batch.entries {
+        batch.unsaved.each(|entry, traffic| {
+            let Entry { serial, key, security, second, is_folded, .. } = entry;
             let next = self.series.len() as u32;
-            let series = *self.series.entry((key, security)).or_insert_with_key(|(key, security)| {
-                let SeriesKey { reporter, edge: EdgeKey { side, service, route, peer } } = key;
+            let series = *self.series.entry((serial, security)).or_insert_with_key(|(_, security)| {
+                let SeriesKey { reporter, edge: EdgeKey { side, service, route, peer } } = &*key;
                 record.series.push(wire::Series {
                     reporter: reporter.to_string(),
                     inbound: *side == Side::Inbound,
@@ -297,8 +319,8 @@ impl Encoder {
                 next
             });
             let seconds_ago = now.saturating_sub(second);
-            record.entries.push(wire::Entry { series, seconds_ago, traffic: traffic.into_vec() });
-        }
+            record.entries.push(wire::Entry { series, seconds_ago, traffic, is_folded });
+        });
         record.encode_to_vec()
     }
 }
@@ -328,14 +350,10 @@ impl Decoder {
             Ok((identity(mark.reporter)?, known))
         });
         let marks = marks.collect::<Result<_, RecordError>>()?;
-        let now = record.at_ms / 1000;
-        let entries = record.entries.into_iter().map(|entry| {
-            let series = entry.series as usize;
-            let known = series < self.series.len();
-            known.then(|| (series, now.saturating_sub(entry.seconds_ago), entry.traffic))
-        });
-        let entries = entries.collect::<Option<_>>().ok_or(RecordError::Unknown)?;
-        Ok(Saved { at: record.at_ms, wall: record.wall_ms, marks, entries })
+        if record.entries.iter().any(|entry| entry.series as usize >= self.series.len()) {
+            return Err(RecordError::Unknown);
+        }
+        Ok(Saved { at: record.at_ms, wall: record.wall_ms, marks, entries: record.entries })
     }
 }
 

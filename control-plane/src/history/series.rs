@@ -15,6 +15,9 @@ const SLOT_COST: usize = 56;
 /// A series without slots and texts, its places in the tables included.
 const SERIES_COST: usize = 640;
 
+/// What the service is called whose name there is no room for; proxies call it so too.
+const OTHER: &str = "other";
+
 /// Whose traffic, and which.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey {
@@ -24,7 +27,9 @@ pub struct SeriesKey {
 
 #[derive(Debug)]
 pub(super) struct Series {
-    pub(super) key: SeriesKey,
+    pub(super) key: Arc<SeriesKey>,
+    /// No other series of this process has or had it.
+    pub(super) serial: u64,
     /// Of the latest connection that had any.
     pub(super) security: Option<Arc<str>>,
     /// Until this second traffic of others is in here that there was no room to keep apart.
@@ -47,30 +52,41 @@ struct Slot {
 impl SeriesKey {
     /// What folds take the place of.
     pub(super) fn folded(reporter: &SpiffeId, side: Side) -> Self {
-        let edge = EdgeKey { side, service: "other".into(), route: "".into(), peer: None };
+        let edge = EdgeKey { side, service: OTHER.into(), route: "".into(), peer: None };
         Self { reporter: reporter.clone(), edge }
     }
 
-    pub(super) fn cost(&self) -> usize {
-        SERIES_COST + self.text_len()
+    pub(super) fn is_folded(&self) -> bool {
+        let EdgeKey { side: _, service, route, peer } = &self.edge;
+        (&**service, &**route, peer) == (OTHER, "", &None)
     }
 
-    pub(super) fn text_len(&self) -> usize {
-        let Self { reporter, edge: EdgeKey { service, route, peer, .. } } = self;
-        let peer = peer.as_ref().map_or(0, |peer| peer.as_str().len());
-        reporter.as_str().len() + service.len() + route.len() + peer
+    pub(super) fn cost(&self) -> usize {
+        SERIES_COST + text_len(&self.reporter, &self.edge)
     }
 }
 
+pub(super) fn text_len(reporter: &SpiffeId, edge: &EdgeKey) -> usize {
+    let EdgeKey { side: _, service, route, peer } = edge;
+    let peer = peer.as_ref().map_or(0, |peer| peer.as_str().len());
+    reporter.as_str().len() + service.len() + route.len() + peer
+}
+
 impl Series {
-    pub(super) fn new(key: SeriesKey) -> Self {
+    pub(super) fn new(key: Arc<SeriesKey>, serial: u64) -> Self {
         let (fine, coarse) = (VecDeque::new(), VecDeque::new());
-        Self { key, security: None, folded_until: None, fine, coarse, weight: 0 }
+        Self { key, serial, security: None, folded_until: None, fine, coarse, weight: 0 }
     }
 
-    /// Adds traffic of a second. Returns how much larger it is now.
-    pub(super) fn add(&mut self, second: u64, fine_from: u64, traffic: &Parts, scratch: &mut Parts) -> isize {
-        let calls = traffic.outcomes.iter().fold(traffic.numbers[2], |sum, (_, n)| sum.saturating_add(*n));
+    /// Adds traffic of a second, of which `calls` say how much it is. Returns how much larger it is now.
+    pub(super) fn add(
+        &mut self,
+        second: u64,
+        fine_from: u64,
+        traffic: &[u8],
+        calls: u64,
+        scratch: &mut Scratch,
+    ) -> isize {
         self.weight = self.weight.saturating_add(calls);
         match second >= fine_from {
             true => put(&mut self.fine, second, traffic, scratch),
@@ -79,20 +95,24 @@ impl Series {
     }
 
     /// Makes coarse what is before then, which is a multiple of ten. Returns how much larger it is now.
-    pub(super) fn coarsen(&mut self, fine_from: u64, scratch: &mut Parts, one: &mut Parts) -> isize {
+    pub(super) fn coarsen(&mut self, fine_from: u64, scratch: &mut Scratch) -> isize {
         let mut grown = 0;
         while self.fine.front().is_some_and(|slot| slot.at < fine_from) {
             let Some(first) = self.fine.pop_front() else { break };
             grown -= first.cost();
             let at = first.at / COARSE * COARSE;
-            one.clear();
-            one.add(&first.bytes);
-            while self.fine.front().is_some_and(|slot| slot.at < at + COARSE) {
-                let Some(next) = self.fine.pop_front() else { break };
-                grown -= next.cost();
-                one.add(&next.bytes);
+            let mut sum = first.bytes;
+            if self.fine.front().is_some_and(|slot| slot.at < at + COARSE) {
+                scratch.parts.clear();
+                scratch.parts.add(&sum);
+                while self.fine.front().is_some_and(|slot| slot.at < at + COARSE) {
+                    let Some(next) = self.fine.pop_front() else { break };
+                    grown -= next.cost();
+                    scratch.parts.add(&next.bytes);
+                }
+                sum = scratch.written();
             }
-            grown += put(&mut self.coarse, at, one, scratch);
+            grown += put(&mut self.coarse, at, &sum, scratch);
         }
         if self.fine.capacity() > 4 * self.fine.len().max(16) {
             self.fine.shrink_to(2 * self.fine.len());
@@ -121,15 +141,13 @@ impl Series {
     }
 
     /// Takes in what another one has. Returns how much larger it is now.
-    pub(super) fn fold(&mut self, other: &Self, scratch: &mut Parts, one: &mut Parts) -> isize {
+    pub(super) fn fold(&mut self, other: &Self, scratch: &mut Scratch) -> isize {
         self.weight = self.weight.saturating_add(other.weight);
         let mut grown = 0;
         let rings = [(&mut self.fine, &other.fine), (&mut self.coarse, &other.coarse)];
         for (ring, others) in rings {
             for slot in others {
-                one.clear();
-                one.add(&slot.bytes);
-                grown += put(ring, slot.at, one, scratch);
+                grown += put(ring, slot.at, &slot.bytes, scratch);
             }
         }
         grown
@@ -174,7 +192,23 @@ impl Slot {
     }
 }
 
-fn put(ring: &mut VecDeque<Slot>, at: u64, traffic: &Parts, scratch: &mut Parts) -> isize {
+/// Room for sums, that is not made anew for each.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    parts: Parts,
+    bytes: Vec<u8>,
+}
+
+impl Scratch {
+    /// The parts as a slot.
+    fn written(&mut self) -> Box<[u8]> {
+        self.bytes.clear();
+        self.parts.write(&mut self.bytes);
+        self.bytes.as_slice().into()
+    }
+}
+
+fn put(ring: &mut VecDeque<Slot>, at: u64, traffic: &[u8], scratch: &mut Scratch) -> isize {
     // Nearly always the last one, or one after it.
     let place = match ring.back() {
         None => 0,
@@ -185,12 +219,13 @@ fn put(ring: &mut VecDeque<Slot>, at: u64, traffic: &Parts, scratch: &mut Parts)
         && slot.at == at
     {
         let before = slot.cost();
-        scratch.clone_from(traffic);
-        scratch.add(&slot.bytes);
-        slot.bytes = scratch.write();
+        scratch.parts.clear();
+        scratch.parts.add(&slot.bytes);
+        scratch.parts.add(traffic);
+        slot.bytes = scratch.written();
         return slot.cost() - before;
     }
-    let slot = Slot { at, bytes: traffic.write() };
+    let slot = Slot { at, bytes: traffic.into() };
     let cost = slot.cost();
     ring.insert(place, slot);
     cost

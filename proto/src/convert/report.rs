@@ -6,10 +6,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
-
 use super::{
     ConvertError,
+    durations::{durations, durations_to_bytes},
     fields::{Fields, milliseconds},
 };
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         MAX_REPORT_OUTCOMES, MAX_REPORT_TEXT_BYTES, MAX_SECURITY_BYTES,
     },
     pb,
-    spec::{Durations, EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport},
+    spec::{EdgeKey, EdgeTraffic, OutcomeCount, ProxyEvent, ProxyEventKind, Side, TrafficReport},
 };
 
 // === from the wire ===
@@ -135,53 +134,6 @@ fn words(fields: &mut Fields, text: &str, most: usize) -> Arc<str> {
     fields.short_text(text, most)
 }
 
-/// `None` was refused. Its header is looked at first: the library makes as much room as that asks for.
-fn durations(fields: &mut Fields, bytes: &[u8]) -> Option<Durations> {
-    // Cookie, length of what follows, offset, digits, lowest and highest value, ratio.
-    const HEADER: usize = 40;
-    /// The last value of the histogram's last power of two: nothing larger is recorded, this much may be allocated.
-    const HIGHEST: u64 = (Durations::MOST_US + 1).next_power_of_two() - 1;
-    /// A number that has to be negated and cannot. A legal count has at most seven such bytes in a row.
-    const LEAST_NUMBER: [u8; 9] = [0xff; 9];
-
-    if bytes.is_empty() {
-        return Some(Durations::new());
-    }
-    let Some((_, counts)) = bytes.split_at_checked(HEADER) else {
-        fields.refuse(format!("is no histogram: it has {} bytes", bytes.len()));
-        return None;
-    };
-    let number = |at: usize, length: usize| {
-        bytes[at..at + length].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
-    };
-    let (length, digits, least, most) = (number(4, 4), number(12, 4), number(16, 8), number(24, 8));
-    let legal = 2 * Durations::UNIT_US..=HIGHEST;
-    if (digits, least) != (Durations::DIGITS.into(), Durations::UNIT_US) || !legal.contains(&most) {
-        fields.refuse(format!("has other bounds: {least} to {most} with {digits} digits"));
-        return None;
-    }
-    if u64::try_from(counts.len()) != Ok(length) {
-        fields.refuse(format!("is no histogram: {} bytes in place of {length}", counts.len()));
-        return None;
-    }
-    if counts.windows(LEAST_NUMBER.len()).any(|window| window == LEAST_NUMBER) {
-        fields.refuse("is no histogram: a number is too large");
-        return None;
-    }
-    let read = Deserializer::new().deserialize::<u64, _>(&mut &bytes[..]);
-    let mut histogram = read.map_err(|error| fields.refuse(format!("is no histogram: {error}"))).ok()?;
-    if histogram.is_empty() {
-        return Some(Durations::new());
-    }
-    let longest = histogram.highest_equivalent(Durations::MOST_US);
-    if histogram.min() < Durations::LEAST_US || longest < histogram.max() {
-        fields.refuse("has a duration outside of its bounds");
-        return None;
-    }
-    histogram.auto(true);
-    Some(Durations(Some(histogram)))
-}
-
 // === to the wire ===
 
 pub fn report_to_pb(from: &TrafficReport) -> pb::TrafficReport {
@@ -196,29 +148,23 @@ pub fn report_to_pb(from: &TrafficReport) -> pb::TrafficReport {
         .into(),
         message: event.message.to_string(),
     });
-    let mut serializer = V2Serializer::new();
     pb::TrafficReport {
         epoch: from.epoch,
         sequence: from.sequence,
         length_ms: u32::try_from(milliseconds(Some(from.length))).unwrap_or(u32::MAX),
         ended_ago_ms: milliseconds(Some(from.ended_ago)),
-        edges: from.edges.iter().map(|edge| edge_to_pb(edge, &mut serializer)).collect(),
+        edges: from.edges.iter().map(edge_to_pb).collect(),
         events: events.collect(),
     }
 }
 
-fn edge_to_pb(from: &EdgeTraffic, serializer: &mut V2Serializer) -> pb::EdgeTraffic {
+fn edge_to_pb(from: &EdgeTraffic) -> pb::EdgeTraffic {
     let outcomes = from.outcomes.iter().map(|outcome| pb::OutcomeCount {
         status_class: outcome.status_class.into(),
         grpc_status: outcome.grpc_status.map_or(0, |status| u32::from(status) + 1),
         reason: outcome.reason.to_string(),
         count: outcome.count,
     });
-    let mut durations = Vec::new();
-    if let Some(histogram) = from.durations.0.as_ref().filter(|histogram| !histogram.is_empty()) {
-        // Writing to a vector cannot fail, and no count comes near the end of an i64.
-        let _ = serializer.serialize(histogram, &mut durations);
-    }
     pb::EdgeTraffic {
         side: match from.key.side {
             Side::Outbound => pb::Side::Outbound,
@@ -230,7 +176,7 @@ fn edge_to_pb(from: &EdgeTraffic, serializer: &mut V2Serializer) -> pb::EdgeTraf
         peer: from.key.peer.as_ref().map(ToString::to_string).unwrap_or_default(),
         security: from.security.as_deref().unwrap_or_default().to_owned(),
         outcomes: outcomes.collect(),
-        durations,
+        durations: durations_to_bytes(&from.durations),
         received: from.received,
         sent: from.sent,
         connections: from.connections,

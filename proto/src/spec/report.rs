@@ -8,9 +8,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hdrhistogram::Histogram;
 use outrigger_certs::SpiffeId;
 use serde::Serialize;
+
+use super::durations::Durations;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrafficReport {
@@ -92,13 +93,25 @@ pub enum ProxyEventKind {
     Draining,
 }
 
-/// A histogram of durations from 10 µs to 10 min in microseconds, with an error of less than 1 %. What is outside counts
-/// at the end of the range.
+/// Reasons for which a proxy cuts an answer short that has begun.
+pub const CUT_SHORT: [&str; 3] = ["upstream-reset", "upstream-protocol", "stream-idle"];
+
+/// The one rule of what is a failure, for everybody who counts or keeps some: the called side answered 5xx, or a gRPC
+/// status that says the same, or began to answer and did not end it. Alerts and dashboards say it in PromQL.
 ///
-/// Without a record it takes no room; then it grows with the longest duration: 6 KiB for one of some milliseconds, 1 KiB
-/// more for each doubling, 24 KiB for 10 min.
-#[derive(Clone, Debug, Default)]
-pub struct Durations(pub(crate) Option<Histogram<u64>>);
+/// What a caller did wrong, what a policy refused with a 4xx and a caller that left (class 0) are none.
+pub fn is_failure(status_class: u8, grpc_status: Option<u16>, reason: &str) -> bool {
+    status_class == 5
+        || grpc_status.is_some_and(is_grpc_failure)
+        || (status_class > 0 && CUT_SHORT.contains(&reason))
+}
+
+/// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS: the codes that gRPC translates to a 5xx
+/// (google/rpc/code.proto), and those that OpenTelemetry's conventions make errors of a server's span. What is beyond gRPC's
+/// last code is to be taken for UNKNOWN.
+pub fn is_grpc_failure(code: u16) -> bool {
+    matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || code > 16
+}
 
 // === impl EdgeTraffic ===
 
@@ -146,98 +159,15 @@ impl EdgeTraffic {
 // === impl OutcomeCount ===
 
 impl OutcomeCount {
-    /// Whether these count against a service's success: 5xx, and of gRPC the codes that are the server's fault (UNKNOWN,
-    /// DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS). A caller that left judges nothing.
+    /// Whether these count against a service's success: [`is_failure`].
     pub fn is_failure(&self) -> bool {
-        match self.grpc_status {
-            Some(code) => matches!(code, 2 | 4 | 13 | 14 | 15),
-            None => self.status_class == 5,
-        }
+        is_failure(self.status_class, self.grpc_status.map(u16::from), &self.reason)
     }
 
     /// All but the count is the same.
     pub fn is_like(&self, other: &Self) -> bool {
         (self.status_class, self.grpc_status) == (other.status_class, other.grpc_status)
             && self.reason == other.reason
-    }
-}
-
-// === impl Durations ===
-
-impl Durations {
-    /// What can be told apart at the lower end: with 10 µs there, buckets below 2 ms would all be 8 µs wide.
-    pub(crate) const UNIT_US: u64 = 1;
-    pub(crate) const LEAST_US: u64 = 10;
-    pub(crate) const MOST_US: u64 = 600_000_000;
-    pub(crate) const DIGITS: u8 = 2;
-
-    pub fn new() -> Self {
-        Self(None)
-    }
-
-    pub fn record(&mut self, duration: Duration) {
-        self.add_bucket(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), 1);
-    }
-
-    /// Exact: both have the same buckets.
-    pub fn add(&mut self, other: &Self) {
-        match (&mut self.0, &other.0) {
-            // It grows as needed.
-            (Some(histogram), Some(other)) => _ = histogram.add(other),
-            (None, Some(_)) => *self = other.clone(),
-            (_, None) => {}
-        }
-    }
-
-    /// Forgets what was recorded, not the room for it.
-    pub fn reset(&mut self) {
-        if let Some(histogram) = &mut self.0 {
-            histogram.reset();
-        }
-    }
-
-    pub fn count(&self) -> u64 {
-        self.0.as_ref().map_or(0, Histogram::len)
-    }
-
-    /// `None`: nothing was recorded. `quantile`: 0 to 1.
-    pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        self.recorded().map(|histogram| Duration::from_micros(histogram.value_at_quantile(quantile)))
-    }
-
-    pub fn max(&self) -> Option<Duration> {
-        self.recorded().map(|histogram| Duration::from_micros(histogram.max()))
-    }
-
-    /// The buckets that are not empty, the shortest first: a value within each, in microseconds, and how often.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        let buckets = self.0.iter().flat_map(Histogram::iter_recorded);
-        buckets.map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value()))
-    }
-
-    /// Adds what [`Self::buckets`] of another one has said.
-    pub fn add_bucket(&mut self, micros: u64, count: u64) {
-        if self.0.is_none() {
-            // The bounds are legal, so it is there from now on.
-            self.0 = Histogram::new_with_bounds(Self::UNIT_US, 2 * Self::UNIT_US, Self::DIGITS).ok();
-            self.0.iter_mut().for_each(|histogram| histogram.auto(true));
-        }
-        // Nothing recorded no times would still be the longest duration.
-        if let (Some(histogram), 1..) = (&mut self.0, count) {
-            // It grows as needed.
-            let _ = histogram.record_n(micros.clamp(Self::LEAST_US, Self::MOST_US), count);
-        }
-    }
-
-    fn recorded(&self) -> Option<&Histogram<u64>> {
-        self.0.as_ref().filter(|histogram| !histogram.is_empty())
-    }
-}
-
-/// By what was recorded, not by the room for it.
-impl PartialEq for Durations {
-    fn eq(&self, other: &Self) -> bool {
-        self.buckets().eq(other.buckets())
     }
 }
 

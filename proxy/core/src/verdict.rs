@@ -524,6 +524,14 @@ mod tests {
         assert_eq!(Reason::from_code("nonsense"), None);
     }
 
+    /// The rule of what is a failure knows them by their codes.
+    #[test]
+    fn what_cuts_an_answer_short_is_the_upstreams_fault() {
+        for code in outrigger_proto::spec::CUT_SHORT {
+            assert_eq!(Reason::from_code(code).map(Reason::blame), Some(Blame::Upstream), "{code}");
+        }
+    }
+
     #[test]
     fn statuses_are_errors_of_the_side_that_is_to_blame() {
         for reason in Reason::ALL {

@@ -4,6 +4,8 @@
 
 use std::{fmt, time::Duration};
 
+use outrigger_proto::spec;
+
 use crate::{
     config::settings,
     telemetry::{ConnectionRecord, RequestRecord, Traced},
@@ -22,12 +24,6 @@ struct Sample {
     /// The largest mixed id that is in the sample.
     highest: u64,
 }
-
-/// Of gRPC's codes, those that say that the server failed: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,
-/// UNAVAILABLE, DATA_LOSS. The table of OpenTelemetry's semantic conventions for spans of servers.
-const SERVER_FAULTS: [u16; 6] = [2, 4, 12, 13, 14, 15];
-/// The last of gRPC's codes. What is beyond is to be taken for UNKNOWN.
-const LAST_CODE: u16 = 16;
 
 impl Only {
     /// `Err`: what is wrong, for the user.
@@ -101,11 +97,10 @@ impl Only {
     }
 }
 
+/// What counts as a failure, and besides whatever a proxy refused and callers that left.
 fn is_error(record: &RequestRecord<'_>) -> bool {
-    // 0: the caller left before there was an answer.
-    let failed = record.status >= 500 || record.status == 0;
-    let grpc = record.grpc_status.is_some_and(|code| SERVER_FAULTS.contains(&code) || code > LAST_CODE);
-    failed || grpc || record.reason.is_some()
+    let class = (record.status / 100).min(5).try_into().unwrap_or(0);
+    record.status == 0 || record.reason.is_some() || spec::is_failure(class, record.grpc_status, "")
 }
 
 impl fmt::Display for Only {

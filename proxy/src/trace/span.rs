@@ -21,6 +21,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use opentelemetry_semantic_conventions::attribute as semconv;
 use outrigger_certs::{Credential, SpiffeId};
 use outrigger_core::trace::Context;
+use outrigger_proto::spec::is_grpc_failure;
 
 use super::{Extra, On, Place};
 use crate::telemetry::{ConnectionRecord, Direction, Ended, Protocol, RequestRecord, Try};
@@ -199,7 +200,7 @@ fn failed(record: &RequestRecord<'_>, side: Direction) -> bool {
     match (record.protocol, record.grpc_status) {
         (Protocol::Grpc, Some(code)) => match outbound {
             true => code != 0,
-            false => matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || code > 16,
+            false => is_grpc_failure(code),
         },
         (Protocol::Grpc | Protocol::Http1 | Protocol::Http2 | Protocol::Tcp | Protocol::Tls, _) => {
             record.status == 0 || broken || record.status >= if outbound { 400 } else { 500 }

@@ -1,82 +1,13 @@
-//! What a histogram of durations promises, and what adding up edges does.
+//! What counts as a failure, and what adding up edges does.
 
-use proptest::{collection::vec, prelude::*};
+use std::time::Duration;
 
 use super::*;
-
-fn micros() -> impl Strategy<Value = u64> {
-    // All powers of ten alike.
-    (0u32..10, 1..1_000u64).prop_map(|(power, digits)| digits * 10u64.pow(power) / 100)
-}
 
 fn recorded(all: &[u64]) -> Durations {
     let mut durations = Durations::new();
     all.iter().for_each(|micros| durations.record(Duration::from_micros(*micros)));
     durations
-}
-
-/// Within 1 %.
-fn is_near(told: Duration, exact: u64) -> bool {
-    let exact = exact.clamp(Durations::LEAST_US, Durations::MOST_US) as f64;
-    let told = told.as_micros() as f64;
-    (told - exact).abs() < (exact / 100.0).max(1.0)
-}
-
-proptest! {
-    #[test]
-    fn quantiles_and_the_longest_are_near_the_exact_ones(mut all in vec(micros(), 1..200), quantile in 0.0..=1.0f64) {
-        let durations = recorded(&all);
-        all.sort_unstable();
-        let rank = ((quantile * all.len() as f64).ceil() as usize).clamp(1, all.len());
-        prop_assert!(is_near(durations.quantile(quantile).unwrap(), all[rank - 1]));
-        prop_assert!(is_near(durations.max().unwrap(), all[all.len() - 1]));
-        prop_assert_eq!(durations.count(), all.len() as u64);
-    }
-
-    /// However they are grouped, and whichever of the two has the longer ones.
-    #[test]
-    fn adding_up_is_recording_all_in_one(one in vec(micros(), 0..50), other in vec(micros(), 0..50)) {
-        let mut sum = recorded(&one);
-        sum.add(&recorded(&other));
-        let mut by_bucket = recorded(&other);
-        recorded(&one).buckets().for_each(|(micros, count)| by_bucket.add_bucket(micros, count));
-        let all = recorded(&[one, other].concat());
-        prop_assert_eq!(&sum, &all);
-        prop_assert_eq!(&by_bucket, &all);
-        prop_assert_eq!((sum.count(), sum.max()), (all.count(), all.max()));
-    }
-}
-
-#[test]
-fn an_empty_one_is_nothing() {
-    let empty = Durations::new();
-    assert_eq!((empty.count(), empty.max(), empty.quantile(0.5)), (0, None, None));
-    assert_eq!(empty.buckets().count(), 0);
-    let mut reset = recorded(&[5, 1_000_000]);
-    reset.reset();
-    assert_eq!((reset.count(), reset.max(), reset.quantile(1.0)), (0, None, None));
-    assert_eq!(reset, empty);
-    reset.add_bucket(50, 0);
-    assert_eq!(reset.max(), None);
-    // What it had before does not come back.
-    reset.add(&recorded(&[100]));
-    assert_eq!(reset, recorded(&[100]));
-}
-
-#[test]
-fn what_is_outside_counts_at_the_ends() {
-    let durations = recorded(&[0, 1, u64::MAX]);
-    assert_eq!(durations.count(), 3);
-    assert!(is_near(durations.quantile(0.5).unwrap(), Durations::LEAST_US));
-    assert!(is_near(durations.max().unwrap(), Durations::MOST_US));
-}
-
-#[test]
-fn room_grows_with_the_longest() {
-    let room = |all: &[u64]| recorded(all).0.unwrap().distinct_values() * 8;
-    assert_eq!(room(&[255]), 2 << 10);
-    assert_eq!(room(&[4_000]), 6 << 10);
-    assert_eq!(room(&[600_000_000]), 24 << 10);
 }
 
 fn count(status_class: u8, grpc_status: Option<u8>, count: u64) -> OutcomeCount {
@@ -85,13 +16,51 @@ fn count(status_class: u8, grpc_status: Option<u8>, count: u64) -> OutcomeCount 
 
 #[test]
 fn what_counts_as_a_failure() {
-    let failed = |class, grpc| count(class, grpc, 1).is_failure();
-    assert_eq!(
-        [0, 1, 2, 3, 4, 5].map(|class| failed(class, None)),
-        [false, false, false, false, false, true]
-    );
-    let codes: Vec<u8> = (0..=16).filter(|code| failed(2, Some(*code))).collect();
-    assert_eq!(codes, [2, 4, 13, 14, 15]);
+    let of = |class, grpc, reason: &str| {
+        OutcomeCount { reason: reason.into(), ..count(class, grpc, 1) }.is_failure()
+    };
+    let classes = [0, 1, 2, 3, 4, 5];
+    assert_eq!(classes.map(|class| of(class, None, "")), [false, false, false, false, false, true]);
+    let codes: Vec<u8> = (0..=18).filter(|code| of(2, Some(*code), "")).collect();
+    assert_eq!(codes, [2, 4, 12, 13, 14, 15, 17, 18]);
+    for reason in CUT_SHORT {
+        assert_eq!(
+            classes.map(|class| of(class, None, reason)),
+            [false, true, true, true, true, true],
+            "{reason}"
+        );
+        assert!(of(2, Some(0), reason), "{reason}: its head said that all is well");
+    }
+    for (class, grpc, reason, expected) in [
+        (4, None, "denied", false),
+        (4, None, "rate-limited", false),
+        (2, Some(8), "rate-limited", false),
+        (2, Some(14), "no-endpoints", true),
+        (5, Some(5), "", true),
+        // The caller's own fault, in the middle of an answer.
+        (2, None, "bad-request", false),
+    ] {
+        assert_eq!(of(class, grpc, reason), expected, "{class} {grpc:?} {reason}");
+    }
+}
+
+/// PromQL has to say the rule in its own words.
+#[test]
+fn alerts_and_dashboards_have_the_same_rule() {
+    let codes: Vec<_> = (0..=16).filter(|code| is_grpc_failure(*code)).map(|code| code.to_string()).collect();
+    let codes = format!("grpc_status=~\"{}|other\"", codes.join("|"));
+    let reasons = format!("status!=\"none\",reason=~\"{}\"", CUT_SHORT.join("|"));
+    for (file, text) in [
+        ("rules", include_str!("../../../../k8s/alerts/outrigger.rules.yaml")),
+        ("mesh", include_str!("../../../../k8s/dashboards/mesh.json")),
+        ("service", include_str!("../../../../k8s/dashboards/service.json")),
+    ] {
+        let text = text.replace("\\\"", "\"");
+        let times = |what: &str| text.matches(what).count();
+        assert!(times(&codes) > 0, "{file}: {codes}");
+        assert_eq!(times(&codes), times(&reasons), "{file}: {reasons}");
+        assert_eq!(times("grpc_status=~\"2|"), times(&codes), "{file} has another list");
+    }
 }
 
 #[test]
