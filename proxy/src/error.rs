@@ -142,8 +142,8 @@ impl Error {
 
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Framing(FramingError::TooLarge)
-            | Self::Header(HeaderError::TooMany | HeaderError::TooLarge) => Reason::HeadersTooLarge,
+            Self::Framing(FramingError::TooLarge(_))
+            | Self::Header(HeaderError::TooMany(_) | HeaderError::TooLarge(_)) => Reason::HeadersTooLarge,
             Self::Framing(
                 FramingError::BareLf
                 | FramingError::Fragment

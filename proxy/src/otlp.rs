@@ -118,7 +118,8 @@ impl Exporters {
         for task in [&sending, &pushing].into_iter().flatten() {
             task.abort();
         }
-        let left = ctx.tracing.on().map_or(0, |on| on.spans.waiting()) as u64;
+        // A batch that is being sent may arrive yet, but nobody will hear of it.
+        let left = ctx.tracing.numbers().queued;
         ctx.tracing.counters.lost(Lost::Shutdown, left);
         if left > 0 {
             warn!(spans = left, "the telemetry backend did not take the last spans in time");

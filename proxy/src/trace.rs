@@ -108,9 +108,15 @@ pub fn begin(exchange: &Exchange, fields: &mut HeaderMap) {
     exchange.place.set(worker.tracer.enter(fields, inside, exchange.id, random, exchange.started));
 }
 
-/// A request is over. Makes its span if it is to have one, and says in the record which trace it belongs to.
-pub fn request(worker: &Worker, place: &Place, record: &mut RequestRecord<'_>, extra: &Extra<'_>) {
-    worker.tracer.request(|| worker.ctx.credentials.current(), place, record, extra, now());
+/// A request is over, at `now`. Makes its span if it is to have one, and says in the record which trace it belongs to.
+pub fn request(
+    worker: &Worker,
+    place: &Place,
+    record: &mut RequestRecord<'_>,
+    extra: &Extra<'_>,
+    now: Instant,
+) {
+    worker.tracer.request(|| worker.ctx.credentials.current(), place, record, extra, now);
 }
 
 /// The same for a connection that carried no requests; nobody has told it a trace, so each begins one.
@@ -181,6 +187,7 @@ impl Tracer {
             return Some(Place { context, own: None });
         };
         let extracted = Extracted::of(fields, on.settings.propagators);
+        extracted.discarded().for_each(|what| self.tracing.counters.discarded(what));
         let origin = extracted.origin(inside || on.settings.trust_outside);
         let place = self.place(hand, &origin, id, random, now);
         hand.mint.borrow_mut().inject(&place.context, &extracted, fields);

@@ -21,6 +21,7 @@ use outrigger_core::{
     framing::{Guard, Side},
     headers,
     identity::Peer,
+    limits::Sender,
     outlier::{Breakers, Ended, What},
     path_normal::normalise,
     pool::{Checkout, Config, Event, Pool, Reuse},
@@ -135,18 +136,18 @@ fn messages(bench: &Bench) {
     bench.row("detect an HTTP/1 request", || {
         black_box(detect(black_box(HEAD)));
     });
-    let mut guard = Guard::new(Side::Requests);
+    let mut guard = Guard::new(Side::Requests, Sender::Program.http1_request());
     bench.row("guard a head of 7 fields", || {
         let _ = black_box(guard.on_bytes(black_box(HEAD)));
     });
     let mut parts = request();
     bench.row("inspect a head of 7 fields", || {
-        let _ = black_box(headers::inspect_request(black_box(&parts)));
+        let _ = black_box(headers::inspect_request(black_box(&parts), Sender::Program));
     });
     let keep_alive = header::HeaderValue::from_static("keep-alive");
     bench.row("inspect, then remove hop-by-hop fields", || {
         parts.headers.insert(header::CONNECTION, keep_alive.clone());
-        if let Ok(seen) = headers::inspect_request(&parts) {
+        if let Ok(seen) = headers::inspect_request(&parts, Sender::Program) {
             let _ = black_box(headers::remove_hop_by_hop(&mut parts.headers, seen));
             headers::remove_spoofed(&mut parts.headers, seen);
         }

@@ -21,7 +21,7 @@
 
 use memchr::memchr;
 
-use crate::limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_URI_BYTES};
+use crate::limits::{MAX_URI_BYTES, Room};
 
 /// Longest first line: the longest target, a method and a version.
 const MAX_FIRST_LINE_BYTES: usize = MAX_URI_BYTES + 64;
@@ -34,6 +34,7 @@ const MAX_BLANK_LINES: usize = 2;
 #[derive(Debug)]
 pub struct Guard {
     side: Side,
+    room: Room,
     state: State,
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
@@ -86,8 +87,8 @@ pub enum FramingError {
     Folded,
     #[error("a header line is not NAME: VALUE, or has an illegal character")]
     BadField,
-    #[error("more than {MAX_HEADER_FIELDS} header fields, or more than {MAX_HEADER_BYTES} bytes of them")]
-    TooLarge,
+    #[error("more than {} header fields, or more than {} bytes of them", .0.fields, .0.bytes)]
+    TooLarge(Room),
     #[error("the request target is longer than {MAX_URI_BYTES} bytes")]
     TargetTooLong,
     #[error("bytes that nobody asked for")]
@@ -118,9 +119,10 @@ struct Head {
 }
 
 impl Guard {
-    pub fn new(side: Side) -> Self {
+    pub fn new(side: Side, room: Room) -> Self {
         Self {
             side,
+            room,
             state: State::Between,
             line: Vec::new(),
             field_bytes: 0,
@@ -175,9 +177,9 @@ impl Guard {
         let (limit, too_large) = match (self.state, self.side) {
             (State::ChunkSize | State::ChunkEnd, _) => (MAX_CHUNK_LINE_BYTES, FramingError::BadChunk),
             (State::Between, Side::Requests) => (MAX_FIRST_LINE_BYTES, FramingError::TargetTooLong),
-            (State::Between, Side::Responses) => (MAX_FIRST_LINE_BYTES, FramingError::TooLarge),
+            (State::Between, Side::Responses) => (MAX_FIRST_LINE_BYTES, FramingError::TooLarge(self.room)),
             (State::Head | State::Trailers | State::Body(_) | State::ChunkData(_) | State::Raw, _) => {
-                (MAX_HEADER_BYTES - self.field_bytes, FramingError::TooLarge)
+                (self.room.bytes - self.field_bytes, FramingError::TooLarge(self.room))
             }
         };
         let Some(end) = memchr(b'\n', bytes) else {
@@ -257,8 +259,8 @@ impl Guard {
     fn check_field(&mut self, line: &[u8]) -> Result<(), FramingError> {
         self.field_bytes += line.len();
         self.fields += 1;
-        if self.field_bytes > MAX_HEADER_BYTES || self.fields > MAX_HEADER_FIELDS {
-            return Err(FramingError::TooLarge);
+        if self.field_bytes > self.room.bytes || self.fields > self.room.fields {
+            return Err(FramingError::TooLarge(self.room));
         }
         if matches!(line.first(), Some(b' ' | b'\t')) {
             return Err(FramingError::Folded);

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 
 use crate::{
     deadline,
-    limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS},
+    limits::{Room, Sender},
     retry::field,
 };
 
@@ -62,10 +62,10 @@ pub struct Hop {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    #[error("more than {MAX_HEADER_FIELDS} header fields")]
-    TooMany,
-    #[error("more than {MAX_HEADER_BYTES} bytes of header fields")]
-    TooLarge,
+    #[error("more than {0} header fields")]
+    TooMany(usize),
+    #[error("more than {0} bytes of header fields")]
+    TooLarge(usize),
     #[error("Connection names a field that is not hop-by-hop")]
     Nominated,
     #[error("Connection is not a list of field names")]
@@ -106,14 +106,15 @@ impl Seen {
     }
 }
 
-/// Checks a request as it was received, before anything is removed.
-pub fn inspect_request(request: &request::Parts) -> Result<Seen, HeaderError> {
-    inspect(&request.headers, request.version)
+/// Checks a request as it was received, before anything is removed. That HTTP/1 has less room is [`crate::framing`]'s to
+/// enforce: its fields have been read by then.
+pub fn inspect_request(request: &request::Parts, from: Sender) -> Result<Seen, HeaderError> {
+    inspect(&request.headers, request.version, from.http2())
 }
 
 /// Checks a response as it was received; an error is the upstream's.
-pub fn inspect_response(response: &response::Parts) -> Result<Seen, HeaderError> {
-    let seen = inspect(&response.headers, response.version)?;
+pub fn inspect_response(response: &response::Parts, from: Sender) -> Result<Seen, HeaderError> {
+    let seen = inspect(&response.headers, response.version, from.http2())?;
     // 1xx and 204 have no body, so fields that frame one are a server's confusion that a next hop may act on.
     let bodyless = response.status.is_informational() || response.status == StatusCode::NO_CONTENT;
     if bodyless && seen.has(Seen::TRANSFER_ENCODING) {
@@ -122,19 +123,20 @@ pub fn inspect_response(response: &response::Parts) -> Result<Seen, HeaderError>
     Ok(seen)
 }
 
-/// Count and size alone, as for trailers.
+/// Count and size alone, as for trailers; nobody adds to those.
 pub fn inspect_trailers(trailers: &HeaderMap) -> Result<(), HeaderError> {
-    if trailers.len() > MAX_HEADER_FIELDS {
-        return Err(HeaderError::TooMany);
+    let room = Sender::Program.http2();
+    if trailers.len() > room.fields {
+        return Err(HeaderError::TooMany(room.fields));
     }
     let size: usize = trailers.iter().map(|(name, value)| field_size(name, value)).sum();
-    if size > MAX_HEADER_BYTES { Err(HeaderError::TooLarge) } else { Ok(()) }
+    if size > room.bytes { Err(HeaderError::TooLarge(room.bytes)) } else { Ok(()) }
 }
 
-fn inspect(headers: &HeaderMap, version: Version) -> Result<Seen, HeaderError> {
+fn inspect(headers: &HeaderMap, version: Version, room: Room) -> Result<Seen, HeaderError> {
     // Counts each line, so also each cookie crumb of HTTP/2 and what is about to be removed.
-    if headers.len() > MAX_HEADER_FIELDS {
-        return Err(HeaderError::TooMany);
+    if headers.len() > room.fields {
+        return Err(HeaderError::TooMany(room.fields));
     }
     let mut seen = 0;
     let mut size = 0;
@@ -165,8 +167,8 @@ fn inspect(headers: &HeaderMap, version: Version) -> Result<Seen, HeaderError> {
             _ => special(name.as_str()),
         };
     }
-    if size > MAX_HEADER_BYTES {
-        return Err(HeaderError::TooLarge);
+    if size > room.bytes {
+        return Err(HeaderError::TooLarge(room.bytes));
     }
     let seen = Seen(seen);
     if seen.has(Seen::TRANSFER_ENCODING) && seen.has(Seen::CONTENT_LENGTH) {

@@ -15,10 +15,20 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Fields of one message: each cookie crumb, each field about to be discarded and each trailer counts, before they are
 /// joined or removed, because the memory is spent by then. Envoy 100, hyper h1 100, HAProxy 101, nginx 1,000.
 pub const MAX_HEADER_FIELDS: usize = 128;
+/// The same of an HTTP/1 message: hyper's own number, because with a larger one it allocates for each head.
+pub const MAX_HTTP1_HEADER_FIELDS: usize = 100;
+/// What a proxy adds to a request that goes to another one, at most: its place in a trace in every format (5), the time
+/// left, the attempt's number, `Host`, and what asks whether a cached answer is still good (2). There is room for it
+/// between proxies, or a legal request would be refused for fields that its sender never wrote.
+pub const OWN_REQUEST_FIELDS: usize = 10;
+/// The same of an answer in HTTP/1: hyper's `Transfer-Encoding` and `Connection`.
+pub const OWN_ANSWER_FIELDS: usize = 2;
+/// The bytes of those fields, counted likewise, with a host of 255 and an entity tag of 125.
+pub const OWN_HEADER_BYTES: usize = 1024;
 /// Request target. Over: `uri-too-long`. hyper 64 KiB - 1, nginx 8 KiB; the catalogue's cap is 16 KiB.
 pub const MAX_URI_BYTES: usize = 16 * 1024;
 /// Read buffer of an HTTP/1 connection: a head of the largest size plus one read. hyper 408 KiB.
-pub const HTTP1_BUFFER_BYTES: usize = MAX_HEADER_BYTES + 32 * 1024;
+pub const HTTP1_BUFFER_BYTES: usize = MAX_HEADER_BYTES + OWN_HEADER_BYTES + 32 * 1024;
 /// Unread request body that is drained so that a connection can be used again; more is closed.
 pub const MAX_DRAIN_BYTES: u64 = 64 * 1024;
 
@@ -91,3 +101,50 @@ pub const MAX_DETECT_BYTES: usize = MAX_URI_BYTES + 64;
 /// Attempts of a request of which nothing was ever acted on, the first one included. Those of sent requests, and their
 /// budget, are a policy's: `spec::Retries`.
 pub const MAX_ATTEMPTS: u32 = 5;
+
+// === which of them count ===
+
+/// Who sent a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Whoever is no proxy of this mesh.
+    Program,
+    /// Another proxy, which has added its own to what a program sent.
+    Proxy,
+}
+
+/// How many header fields a message may have, and how many bytes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub fields: usize,
+    pub bytes: usize,
+}
+
+impl Sender {
+    pub const fn http2(self) -> Room {
+        match self {
+            Self::Program => Room { fields: MAX_HEADER_FIELDS, bytes: MAX_HEADER_BYTES },
+            Self::Proxy => Room {
+                fields: MAX_HEADER_FIELDS + OWN_REQUEST_FIELDS,
+                bytes: MAX_HEADER_BYTES + OWN_HEADER_BYTES,
+            },
+        }
+    }
+
+    pub const fn http1_request(self) -> Room {
+        self.http1(OWN_REQUEST_FIELDS)
+    }
+
+    pub const fn http1_answer(self) -> Room {
+        self.http1(OWN_ANSWER_FIELDS)
+    }
+
+    /// What is added later counts from the start, because there can be no more in the end.
+    const fn http1(self, added: usize) -> Room {
+        let fields = match self {
+            Self::Program => MAX_HTTP1_HEADER_FIELDS - added,
+            Self::Proxy => MAX_HTTP1_HEADER_FIELDS,
+        };
+        Room { fields, bytes: self.http2().bytes }
+    }
+}

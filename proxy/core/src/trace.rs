@@ -29,7 +29,7 @@ mod propagators;
 mod sampler;
 mod w3c;
 
-pub use context::{Cause, Context, Dropped, Extracted, Malformed, Origin, Passage};
+pub use context::{Cause, Context, Discarded, Dropped, Extracted, Malformed, Origin, Passage};
 pub use keep::{Keep, KeepError};
 pub use mint::Mint;
 pub use propagators::{Format, Formats, Propagators, PropagatorsError};

@@ -16,7 +16,7 @@ use std::{
 
 use http::{HeaderValue, Method, Uri, Version, header, request};
 use outrigger_certs::SpiffeId;
-use outrigger_core::{headers, outlier::What, verdict::Reason};
+use outrigger_core::{headers, limits, outlier::What, verdict::Reason};
 use outrigger_proto::spec::{Endpoint, Route};
 
 use super::{tries::Tries, watched::Vitals};
@@ -97,10 +97,17 @@ pub struct Notes {
     pub fallback: Cell<Option<&'static str>>,
     pub cache: Cell<Option<&'static str>>,
     pub limit: RefCell<Option<Arc<str>>>,
-    /// Which policy let the caller in, of a request that may have a span.
-    pub policy: RefCell<Option<Arc<str>>>,
+    /// What let the caller in, or did not, of a request that may have a span.
+    pub policy: RefCell<Option<Ruling>>,
     /// Endpoints that were out when one was picked, of such a request.
     pub ejected: Cell<u32>,
+}
+
+/// Who decided about a caller.
+pub enum Ruling {
+    /// No policy; a word of its own, because a request that has no span in the end is to cost no memory.
+    Default,
+    Policy(Arc<str>),
 }
 
 /// What an answer keeps until it ends.
@@ -115,6 +122,11 @@ pub struct Hold {
 // === impl Caller ===
 
 impl Caller {
+    /// A proof of identity is what tells another proxy.
+    pub fn sender(&self) -> limits::Sender {
+        if self.identity.is_some() { limits::Sender::Proxy } else { limits::Sender::Program }
+    }
+
     /// A record for what did not become a request.
     pub fn passage(&self, id: u64) -> Passage {
         let service = Rc::clone(&self.service);
@@ -124,6 +136,17 @@ impl Caller {
         passage.security.clone_from(&self.security);
         passage.id = id;
         passage
+    }
+}
+
+// === impl Ruling ===
+
+impl Ruling {
+    fn name(&self) -> &str {
+        match self {
+            Self::Default => "default",
+            Self::Policy(name) => name,
+        }
     }
 }
 
@@ -266,6 +289,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.answer_ends(false);
+        let ended = now();
         let detail = self.detail.borrow();
         let routed = self.routed.borrow();
         let notes = &self.notes;
@@ -298,7 +322,7 @@ impl Drop for Exchange {
             received: self.received.get(),
             sent: self.sent.get(),
             first_byte: self.first_byte.get(),
-            duration: now().saturating_duration_since(self.started),
+            duration: ended.saturating_duration_since(self.started),
             attempts: self.attempts.get(),
             tries: &tries,
             security: security.map_or("", |security| security),
@@ -316,8 +340,9 @@ impl Drop for Exchange {
         if let Some(place) = self.place.get() {
             let policy = notes.policy.borrow();
             let ejected = notes.ejected.get();
-            let extra = trace::Extra { http2: self.caller.http2, policy: policy.as_deref(), ejected };
-            trace::request(&self.caller.worker, &place, &mut record, &extra);
+            let extra =
+                trace::Extra { http2: self.caller.http2, policy: policy.as_ref().map(Ruling::name), ejected };
+            trace::request(&self.caller.worker, &place, &mut record, &extra, ended);
         }
         self.caller.worker.telemetry.request(&record);
     }

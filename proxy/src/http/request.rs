@@ -49,7 +49,7 @@ pub fn prepare(head: &mut Parts, caller: &Caller) -> Result<Option<OnUpgrade>, E
     let http2 = caller.http2;
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let websocket = head.extensions.get::<Protocol>().is_some();
-    let seen = headers::inspect_request(head)?;
+    let seen = headers::inspect_request(head, caller.sender())?;
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits::MAX_URI_BYTES) {
         return Err(Error::TargetTooLong);
     }
@@ -125,14 +125,15 @@ pub fn assemble(mut head: Parts, body: RequestBody) -> Box<Request<RequestBody>>
     request
 }
 
-/// Checks an upstream's answer, and makes it what goes to the caller. `upgraded`: the answer switches protocols, and was
-/// asked to.
+/// Checks the answer of an upstream, `from`, and makes it what goes to the caller. `upgraded`: the answer switches
+/// protocols, and was asked to.
 pub fn prepare_answer(
     head: &mut response::Parts,
     exchange: &Exchange,
+    from: limits::Sender,
     upgraded: bool,
 ) -> Result<(), HeaderError> {
-    let seen = headers::inspect_response(head)?;
+    let seen = headers::inspect_response(head, from)?;
     let hop = headers::remove_hop_by_hop(&mut head.headers, seen)?;
     if upgraded
         && head.status == StatusCode::SWITCHING_PROTOCOLS

@@ -28,7 +28,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_core::{headers::HeaderError, limits};
+use outrigger_core::{framing::FramingError, limits};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::{
@@ -69,7 +69,8 @@ where
     F: Future<Output = Response<ResponseBody>> + 'static,
 {
     let id = caller.worker.next_id();
-    let watched = Watched::http1(io, Arc::clone(&caller.vitals), idle, id);
+    let room = caller.sender().http1_request();
+    let watched = Watched::http1(io, Arc::clone(&caller.vitals), idle, id, room);
     let vitals = Arc::clone(&caller.vitals);
     let service = service_fn(move |request: Request<Incoming>| {
         // At once, not when the handler is polled: hyper reads on in between.
@@ -82,8 +83,7 @@ where
         .keep_alive(true)
         .writev(true)
         .auto_date_header(false)
-        // No `max_headers`: hyper's own 100 need no allocation per head, any other number does. The few fields between
-        // there and our limit are refused by hyper, with a bare 431.
+        // No `max_headers`: with more than its own 100 hyper allocates for each head. The guard says no before it does.
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(watched), service)
@@ -100,7 +100,7 @@ where
     };
     let refused = caller.vitals.take_refused().or_else(|| match &ended {
         // What is left to hyper it answers with a bare status.
-        Err(error) if error.is_parse_too_large() => Some(Error::Header(HeaderError::TooMany)),
+        Err(error) if error.is_parse_too_large() => Some(Error::Framing(FramingError::TooLarge(room))),
         Err(error) if error.is_parse() => Some(Error::Malformed(error.to_string().into())),
         Ok(()) | Err(_) => None,
     });
@@ -143,7 +143,7 @@ where
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_frame_size(limits::MAX_FRAME_BYTES)
         .max_concurrent_streams(max_streams)
-        .max_header_list_size(limits::MAX_HEADER_BYTES as u32)
+        .max_header_list_size(caller.sender().http2().bytes as u32)
         .header_table_size(limits::HPACK_TABLE_BYTES)
         .max_send_buf_size(limits::STREAM_SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(max_resets)

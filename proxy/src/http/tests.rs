@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::rig::{PATIENCE, Rig, endpoint, identity, read_head, read_rest, read_until, run, write};
+use crate::rig::{PATIENCE, Reply, Rig, endpoint, identity, read_head, read_rest, read_until, run, write};
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: orders.shop\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -202,6 +202,28 @@ fn what_follows_a_declined_upgrade_is_a_request() {
         read_until(&mut program, "ok").await;
         let head = read_head(&mut app).await;
         assert!(head.starts_with("get /b ") && !head.contains("by=me"), "{head}");
+    });
+}
+
+#[test]
+fn what_hyper_adds_makes_no_legal_answer_illegal() {
+    run(|| async {
+        let rig = Rig::new(Protocol::Http, 1).await;
+        // An answer that ends with its connection is sent on in chunks, and on a connection that is closed, too.
+        rig.servers[0].serve(|number, _| {
+            let fields = 98 + number as usize;
+            Reply::Last(format!("HTTP/1.1 200 OK\r\n{}\r\nok", "x-a: b\r\n".repeat(fields)))
+        });
+        for status in ["200", "502"] {
+            let mut program = rig.dial();
+            write(
+                &mut program,
+                "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            )
+            .await;
+            let head = read_head(&mut program).await;
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        }
     });
 }
 

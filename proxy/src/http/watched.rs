@@ -29,7 +29,7 @@ use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use outrigger_core::{
     framing::{FramingError, Guard, Side},
-    limits,
+    limits::{self, Room},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -145,8 +145,8 @@ impl Vitals {
 // === impl Watched ===
 
 impl Watched {
-    pub fn http1(io: Io, vitals: Arc<Vitals>, idle: Duration, id: u64) -> Self {
-        let guard = Guard::new(Side::Requests);
+    pub fn http1(io: Io, vitals: Arc<Vitals>, idle: Duration, id: u64, room: Room) -> Self {
+        let guard = Guard::new(Side::Requests, room);
         let http1 = Http1 { guard, id, head_due: None, last_words: None, ended: false, linger: None };
         Self::new(io, vitals, idle, Some(http1))
     }

@@ -109,7 +109,7 @@ async fn forward(
     let switched = upgrade.is_some() && request::switches(&response, exchange);
     let upstream_half = switched.then(|| hyper::upgrade::on(&mut response));
     let (mut head, body) = response.into_parts();
-    request::prepare_answer(&mut head, exchange, switched)
+    request::prepare_answer(&mut head, exchange, lease.sender(), switched)
         .map_err(|error| Error::Protocol { address, error: error.to_string().into() })?;
     // Only proxies say these; an application's own would mislead the caller's.
     for ours in [headers::REASON, headers::ID, headers::FALLBACK] {

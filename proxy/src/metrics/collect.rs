@@ -214,8 +214,18 @@ impl Registry {
         families.gauge(
             "outrigger_spans_queued",
             Unit::None,
-            "Spans that wait to be sent.",
+            "Spans that wait to be sent, or are being sent.",
             observed.spans.queued,
+        );
+        let discarded = observed.spans.discarded.iter().map(|(field, cause, count)| {
+            Series::of(&[("field", field), ("cause", cause)], Value::Whole(*count))
+        });
+        families.add(
+            "outrigger_trace_fields_discarded",
+            Kind::Counter,
+            Unit::None,
+            "Fields about a trace that came and were replaced or left out.",
+            discarded.collect(),
         );
         let calls = observed.spans.calls.iter().flat_map(|(signal, calls)| {
             let results = ["succeeded", "failed"].into_iter().zip(calls);

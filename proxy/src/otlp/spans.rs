@@ -58,6 +58,17 @@ pub(super) async fn run(ctx: Arc<Ctx>, sender: Sender, resource: Resource) {
 
 impl Exporter<'_> {
     async fn export(&mut self, batch: Vec<SpanData>) {
+        // Whoever ends this before it is over can tell what was lost.
+        self.counters.holds(batch.len() as u64);
+        let delivered = self.deliver(batch).await;
+        self.counters.holds(0);
+        if let Err(wait) = delivered {
+            self.pause(wait).await;
+        }
+    }
+
+    /// Sends a batch until it is taken or given up; if that, says how long to leave the backend alone.
+    async fn deliver(&mut self, batch: Vec<SpanData>) -> Result<(), Duration> {
         let count = batch.len() as u64;
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
         let request = ExportTraceServiceRequest { resource_spans };
@@ -75,7 +86,7 @@ impl Exporter<'_> {
                         0 => self.lament.good(now()),
                         _ => self.lament.trouble(&format!("{rejected} rejected: {}", taken.message), now()),
                     }
-                    return;
+                    return Ok(());
                 }
                 Err(failure) => failure,
             };
@@ -89,17 +100,14 @@ impl Exporter<'_> {
                 }
                 Failure::Never(_) => {
                     self.counters.lost(Lost::Refused, count);
-                    self.pause(wait).await;
-                    return;
+                    return Err(wait);
                 }
             };
             if !again {
                 self.counters.lost(Lost::Backend, count);
+                return Err(wait);
             }
             self.pause(wait).await;
-            if !again {
-                return;
-            }
         }
     }
 

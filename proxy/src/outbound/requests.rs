@@ -197,7 +197,7 @@ pub(super) fn pass_on(
         trial.broke(What::Invalid);
         Error::Protocol { address, error: error.into() }
     };
-    if let Err(error) = request::prepare_answer(&mut head, exchange, switched) {
+    if let Err(error) = request::prepare_answer(&mut head, exchange, lease.sender(), switched) {
         return Err(refused(error.to_string()));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS && !switched {

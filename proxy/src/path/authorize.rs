@@ -8,7 +8,11 @@ use outrigger_core::{
     snapshot::{CompiledInbound, Snapshot},
 };
 
-use crate::{error::Error, http::exchange::Exchange, worker::Worker};
+use crate::{
+    error::Error,
+    http::exchange::{Exchange, Ruling},
+    worker::Worker,
+};
 
 /// Whether a caller may connect to a port.
 pub fn connection(snapshot: &Snapshot, peer: &Peer, port: u16) -> Result<(), Error> {
@@ -24,9 +28,9 @@ pub fn request(exchange: &Exchange, peer: &Peer, port: u16) -> Result<(), Error>
     let verdict = inbound.policies.request(peer, port, inbound.port(port).mtls);
     if exchange.is_recorded() {
         let policy = match &verdict {
-            Verdict::Allow { policy: Some(policy) } => Arc::clone(policy),
-            Verdict::Allow { policy: None } => "default".into(),
-            Verdict::Deny(denial) => denial.policy().into(),
+            Verdict::Allow { policy: Some(policy) } => Ruling::Policy(Arc::clone(policy)),
+            Verdict::Allow { policy: None } => Ruling::Default,
+            Verdict::Deny(denial) => Ruling::Policy(denial.policy().into()),
         };
         exchange.notes.policy.replace(Some(policy));
     }

@@ -273,7 +273,6 @@ impl Connections {
     }
 
     async fn dial(self: Rc<Self>, worker: &Rc<Worker>, dial: DialId, terms: &Terms) {
-        let address = self.remote.address();
         let counted = match terms.count(worker) {
             Ok(counted) => counted,
             Err(error) => {
@@ -286,11 +285,11 @@ impl Connections {
         let io = upstream::connect(worker, &self.remote, terms.connect).await;
         let security = io.as_ref().ok().and_then(Io::security);
         let made = match io {
-            Ok(io) if self.http2 => match upstream::http2(io, address, STREAMS_UNTIL_SETTINGS).await {
+            Ok(io) if self.http2 => match upstream::http2(io, &self.remote, STREAMS_UNTIL_SETTINGS).await {
                 Ok((sender, driver)) => Ok((sender, Driver::Http2(Box::new(driver)))),
                 Err(error) => Err(error),
             },
-            Ok(io) => match upstream::http1(io, address).await {
+            Ok(io) => match upstream::http1(io, &self.remote).await {
                 Ok((sender, driver)) => Ok((sender, Driver::Http1(Box::new(driver)))),
                 Err(error) => Err(error),
             },

@@ -181,12 +181,14 @@ fn call_self(worker: &Rc<Worker>, address: SocketAddr, target: Target) -> io::Du
     ours
 }
 
-pub async fn http1(io: Io, address: SocketAddr) -> Result<(Sender, Http1Driver), Error> {
+pub async fn http1(io: Io, remote: &Remote) -> Result<(Sender, Http1Driver), Error> {
+    let address = remote.address();
+    let room = remote.sender().http1_answer();
     let asked = Arc::new(AtomicU8::new(0));
-    let guarded = Guarded { io, guard: Guard::new(Side::Responses), asked: Arc::clone(&asked) };
+    let guarded = Guarded { io, guard: Guard::new(Side::Responses, room), asked: Arc::clone(&asked) };
     let (sender, driver) = http1::Builder::new()
         .writev(true)
-        .max_header_size(limits::MAX_HEADER_BYTES)
+        .max_header_size(room.bytes)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         .handshake(TokioIo::new(guarded))
         .await
@@ -195,13 +197,14 @@ pub async fn http1(io: Io, address: SocketAddr) -> Result<(Sender, Http1Driver),
 }
 
 /// `streams`: at most so many are opened before the peer has said how many it takes.
-pub async fn http2(io: Io, address: SocketAddr, streams: u32) -> Result<(Sender, Http2Driver), Error> {
+pub async fn http2(io: Io, remote: &Remote, streams: u32) -> Result<(Sender, Http2Driver), Error> {
+    let address = remote.address();
     let (sender, driver) = http2::Builder::new(Tasks)
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_frame_size(limits::MAX_FRAME_BYTES)
-        .max_header_list_size(limits::MAX_HEADER_BYTES as u32)
+        .max_header_list_size(remote.sender().http2().bytes as u32)
         .header_table_size(limits::HPACK_TABLE_BYTES)
         .max_send_buf_size(limits::STREAM_SEND_BUFFER_BYTES)
         .max_concurrent_streams(0)
@@ -227,6 +230,11 @@ impl Remote {
 
     pub fn is_mesh(&self) -> bool {
         matches!(self, Self::Mesh { .. })
+    }
+
+    /// Of answers.
+    pub fn sender(&self) -> limits::Sender {
+        if self.is_mesh() { limits::Sender::Proxy } else { limits::Sender::Program }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use outrigger_core::trace::{Cause, Discarded, Dropped, Format, Malformed};
+
 /// Why a span was not sent, or not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
@@ -25,9 +27,27 @@ pub enum Signal {
     Metrics,
 }
 
+/// Fields of requests that were replaced or left out, and why: `field`, `cause`. What else there may be wrong with a
+/// context is of use only to who makes one; that it came twice, also to who passes it on.
+const DISCARDED: [(&str, &str); 10] = [
+    ("traceparent", "repeated"),
+    ("traceparent", "malformed"),
+    ("b3", "repeated"),
+    ("b3", "malformed"),
+    ("x-b3", "malformed"),
+    ("tracestate", "too-long"),
+    ("tracestate", "too-many"),
+    ("tracestate", "orphaned"),
+    ("baggage", "too-long"),
+    ("baggage", "too-many"),
+];
+
 #[derive(Debug, Default)]
 pub struct Counters {
     exported: AtomicU64,
+    /// Spans of the batch that is being sent.
+    in_hand: AtomicU64,
+    discarded: [AtomicU64; DISCARDED.len()],
     lost: [AtomicU64; Lost::ALL.len()],
     calls: [[AtomicU64; 2]; Signal::ALL.len()],
 }
@@ -39,8 +59,10 @@ pub struct Numbers {
     pub exported: u64,
     /// Those that it will never have, by [`Lost::name`].
     pub dropped: [(&'static str, u64); Lost::ALL.len()],
-    /// Spans that wait to be sent.
+    /// Spans that wait to be sent, or are being sent.
     pub queued: u64,
+    /// Fields of requests that were replaced or left out, each with its cause.
+    pub discarded: [(&'static str, &'static str, u64); DISCARDED.len()],
     /// Calls of the backend by signal: those that went well, and those that did not.
     pub calls: [(&'static str, [u64; 2]); Signal::ALL.len()],
 }
@@ -77,6 +99,18 @@ impl Counters {
         self.exported.fetch_add(spans, Relaxed);
     }
 
+    /// So many are being sent now.
+    pub fn holds(&self, spans: u64) {
+        self.in_hand.store(spans, Relaxed);
+    }
+
+    pub fn discarded(&self, what: Discarded) {
+        let told = told(what);
+        if let Some(at) = DISCARDED.iter().position(|known| *known == told) {
+            self.discarded[at].fetch_add(1, Relaxed);
+        }
+    }
+
     pub fn lost(&self, why: Lost, spans: u64) {
         self.lost[why as usize].fetch_add(spans, Relaxed);
     }
@@ -95,9 +129,34 @@ impl Counters {
         Numbers {
             exported: self.exported.load(Relaxed),
             dropped: Lost::ALL.map(lost),
-            queued: queued as u64,
+            queued: queued as u64 + self.in_hand.load(Relaxed),
+            discarded: std::array::from_fn(|at| {
+                let (field, cause) = DISCARDED[at];
+                (field, cause, self.discarded[at].load(Relaxed))
+            }),
             calls: Signal::ALL.map(calls),
         }
+    }
+}
+
+/// By field and cause.
+fn told(what: Discarded) -> (&'static str, &'static str) {
+    let dropped = |why: Dropped| match why {
+        Dropped::TooLong => "too-long",
+        Dropped::TooMany => "too-many",
+        Dropped::Orphaned => "orphaned",
+    };
+    match what {
+        Discarded::Malformed(Malformed { format, cause }) => {
+            let field = match format {
+                Format::W3c => "traceparent",
+                Format::B3 => "b3",
+                Format::B3Multi => "x-b3",
+            };
+            (field, if cause == Cause::Repeated { "repeated" } else { "malformed" })
+        }
+        Discarded::Tracestate(why) => ("tracestate", dropped(why)),
+        Discarded::Baggage(why) => ("baggage", dropped(why)),
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use h2::{client, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use opentelemetry::trace::{SpanId as Id, SpanKind, Status};
+use outrigger_core::limits;
 use outrigger_proto::spec::{HedgeDelay, Hedging, InboundPort, MtlsMode, Protocol};
 use tokio::{
     io::duplex,
@@ -542,9 +543,19 @@ fn connections_have_spans_when_asked_for() {
             read_rest(&mut program).await;
             drop(program);
             if !wanted {
-                // Nothing to wait for: what would have made a span has gone with both ends.
-                sleep(Duration::from_millis(50)).await;
-                assert_eq!(rig.client.ctx.tracing.numbers().queued, 0);
+                // A connection is counted after it has had its span.
+                let counted = |worker: &Worker| {
+                    let page = worker.ctx.telemetry.metrics.render(&crate::metrics::Observed::default());
+                    page.contains("\noutrigger_connections_total{")
+                };
+                let deadline = Instant::now() + PATIENCE;
+                for worker in [&rig.client, &rig.servers[0].worker] {
+                    while !counted(worker) {
+                        assert!(Instant::now() < deadline, "a connection never ended");
+                        sleep(Duration::from_millis(2)).await;
+                    }
+                    assert_eq!(worker.ctx.tracing.numbers().queued, 0);
+                }
                 return;
             }
             let (client, server) = both(&rig).await;
@@ -562,4 +573,86 @@ fn connections_have_spans_when_asked_for() {
             assert_eq!(events(&client), ["connected"]);
         });
     }
+}
+
+/// Fields that mean nothing, `count` of them.
+fn ballast(count: usize) -> impl Iterator<Item = (String, String)> {
+    (0..count).map(|n| (format!("x-ballast-{n}"), "v".to_owned()))
+}
+
+#[test]
+fn what_proxies_add_makes_no_legal_request_illegal() {
+    let all = [("OTEL_PROPAGATORS", "tracecontext,b3,b3multi")];
+    run(move || async move {
+        let mut rig = Rig::with(Protocol::Http, 1, on(&all)).await;
+        rig.set_timeouts(outrigger_proto::spec::Timeouts {
+            request: Some(Duration::from_secs(60)),
+            ..Default::default()
+        });
+        let heads = listening(&rig.servers[0], ok);
+        // Beside Host and Connection.
+        let room = limits::Sender::Program.http1_request();
+        let at_the_limit: String =
+            ballast(room.fields - 2).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let answer = ask(&rig, &request("GET /", &at_the_limit)).await;
+        assert!(answer.ends_with("ok"), "{answer}");
+        let arrived = heads.borrow()[0].clone();
+        for name in ["traceparent", "b3", "x-b3-traceid", "x-outrigger-deadline", "x-outrigger-attempt"] {
+            assert!(field(&arrived, name).is_some(), "{name} in {arrived}");
+        }
+        let over = request("GET /", &(at_the_limit + "x-one: more\r\n"));
+        let answer = ask(&rig, &over).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        assert_eq!(field(&answer, "outrigger-reason").as_deref(), Some("headers-too-large"), "{answer}");
+        assert_eq!(heads.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn in_http2_likewise() {
+    run(|| async {
+        let rig = Rig::with(Protocol::Http2, 1, on(&[("OTEL_PROPAGATORS", "tracecontext,b3,b3multi")])).await;
+        serve_grpc(&rig.servers[0], "0");
+        let (sender, driver) = client::handshake(rig.dial()).await.unwrap();
+        task::spawn_local(async move { drop(driver.await) });
+        let mut sender = timeout(PATIENCE, sender.ready()).await.unwrap().unwrap();
+        for (fields, status) in [(limits::MAX_HEADER_FIELDS, 200), (limits::MAX_HEADER_FIELDS + 1, 431)] {
+            let call = ballast(fields)
+                .fold(Request::get("http://orders.shop/"), |call, (name, value)| call.header(name, value));
+            let (answer, _) = sender.send_request(call.body(()).unwrap(), true).unwrap();
+            let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+            assert_eq!(answer.status(), status, "{fields} fields: {answer:?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_left_out_of_the_fields_is_counted() {
+    run(|| async {
+        let rig = Rig::with(Protocol::Http, 1, on(&[("OTEL_PROPAGATORS", "tracecontext,b3,b3multi")])).await;
+        listening(&rig.servers[0], ok);
+        let many = (0..65).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
+        let long = "x".repeat(8_193);
+        let good = sampled();
+        let cases = [
+            (format!("{good}{good}"), "traceparent", "repeated"),
+            ("traceparent: nonsense\r\n".to_owned(), "traceparent", "malformed"),
+            ("b3: 1\r\nb3: 1\r\n".to_owned(), "b3", "repeated"),
+            ("b3: 2\r\n".to_owned(), "b3", "malformed"),
+            ("x-b3-sampled: maybe\r\n".to_owned(), "x-b3", "malformed"),
+            (format!("{good}tracestate: {}\r\n", &long[..513]), "tracestate", "too-long"),
+            (format!("{good}tracestate: {}\r\n", "a=b,".repeat(33)), "tracestate", "too-many"),
+            ("tracestate: a=b\r\n".to_owned(), "tracestate", "orphaned"),
+            (format!("baggage: {long}\r\n"), "baggage", "too-long"),
+            (format!("baggage: {many}\r\n"), "baggage", "too-many"),
+        ];
+        for (lines, _, _) in &cases {
+            assert!(ask(&rig, &request("GET /", lines)).await.ends_with("ok"), "{lines}");
+        }
+        let numbers = rig.client.ctx.tracing.numbers().discarded;
+        assert_eq!(numbers.to_vec(), cases.map(|(_, field, cause)| (field, cause, 1)));
+        // What goes on is good.
+        let next = rig.servers[0].worker.ctx.tracing.numbers().discarded;
+        assert!(next.iter().all(|(_, _, count)| *count == 0), "{next:?}");
+    });
 }

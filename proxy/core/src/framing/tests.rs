@@ -1,14 +1,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::{MAX_HEADER_BYTES, Sender};
+
+const ROOM: Room = Sender::Program.http1_request();
 
 fn requests(bytes: &[u8]) -> Result<State, FramingError> {
-    let mut guard = Guard::new(Side::Requests);
+    let mut guard = Guard::new(Side::Requests, ROOM);
     guard.on_bytes(bytes).map(|()| guard.state)
 }
 
 fn response(asked: Asked, bytes: &[u8]) -> Result<State, FramingError> {
-    let mut guard = Guard::new(Side::Responses);
+    let mut guard = Guard::new(Side::Responses, ROOM);
     guard.on_request(asked);
     guard.on_bytes(bytes).map(|()| guard.state)
 }
@@ -121,20 +124,20 @@ fn what_is_too_much_is_cut() {
     let target = |bytes: usize| format!("GET /{} HTTP/1.1", "p".repeat(bytes - 1));
     for (text, result) in [
         (format!("{line}{}\r\n", value(MAX_HEADER_BYTES - 1)), Ok(State::Head)),
-        (format!("{line}{}", value(MAX_HEADER_BYTES + 1)), Err(FramingError::TooLarge)),
-        (format!("{line}X: 1\r\n{}\r\n", value(MAX_HEADER_BYTES - 3)), Err(FramingError::TooLarge)),
-        (format!("{line}{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS)), Ok(State::Head)),
-        (format!("{line}{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS + 1)), Err(FramingError::TooLarge)),
+        (format!("{line}{}", value(MAX_HEADER_BYTES + 1)), Err(FramingError::TooLarge(ROOM))),
+        (format!("{line}X: 1\r\n{}\r\n", value(MAX_HEADER_BYTES - 3)), Err(FramingError::TooLarge(ROOM))),
+        (format!("{line}{}", "X: 1\r\n".repeat(ROOM.fields)), Ok(State::Head)),
+        (format!("{line}{}", "X: 1\r\n".repeat(ROOM.fields + 1)), Err(FramingError::TooLarge(ROOM))),
         (format!("{}\r\n", target(MAX_URI_BYTES)), Ok(State::Head)),
         (target(MAX_URI_BYTES + 64), Err(FramingError::TargetTooLong)),
-        (format!("{chunked}0\r\n{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS)), Ok(State::Trailers)),
-        (format!("{chunked}0\r\n{}", "X: 1\r\n".repeat(MAX_HEADER_FIELDS + 1)), Err(FramingError::TooLarge)),
+        (format!("{chunked}0\r\n{}", "X: 1\r\n".repeat(ROOM.fields)), Ok(State::Trailers)),
+        (format!("{chunked}0\r\n{}", "X: 1\r\n".repeat(ROOM.fields + 1)), Err(FramingError::TooLarge(ROOM))),
         (format!("{chunked}5;{}", "x".repeat(MAX_CHUNK_LINE_BYTES)), Err(FramingError::BadChunk)),
     ] {
         assert_eq!(requests(text.as_bytes()), result, "{:?}, {} bytes", &text[..40], text.len());
     }
     let slow = format!("HTTP/1.1 200 {}", "x".repeat(MAX_FIRST_LINE_BYTES));
-    assert_eq!(response(Asked::Other, slow.as_bytes()), Err(FramingError::TooLarge));
+    assert_eq!(response(Asked::Other, slow.as_bytes()), Err(FramingError::TooLarge(ROOM)));
 }
 
 #[test]
@@ -178,11 +181,11 @@ fn answers_begin_with_a_status() {
 #[test]
 fn answers_that_nobody_asked_for_are_refused() {
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    assert_eq!(Guard::new(Side::Responses).on_bytes(b"H"), Err(FramingError::Unasked));
+    assert_eq!(Guard::new(Side::Responses, ROOM).on_bytes(b"H"), Err(FramingError::Unasked));
     let twice = [&answer[..], answer].concat();
     assert_eq!(response(Asked::Other, &twice), Err(FramingError::Unasked));
     assert_eq!(response(Asked::Head, answer), Err(FramingError::Unasked));
-    let mut guard = Guard::new(Side::Responses);
+    let mut guard = Guard::new(Side::Responses, ROOM);
     for _ in 0..2 {
         guard.on_request(Asked::Other);
         assert_eq!(guard.on_bytes(answer), Ok(()));
@@ -193,7 +196,7 @@ fn answers_that_nobody_asked_for_are_refused() {
 
 #[test]
 fn after_an_upgrade_everything_passes() {
-    let mut guard = Guard::new(Side::Requests);
+    let mut guard = Guard::new(Side::Requests, ROOM);
     guard.on_bytes(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n").unwrap();
     guard.on_upgraded();
     assert_eq!(guard.on_bytes(b"\x81\x05\n\n\n\0"), Ok(()));
@@ -231,7 +234,7 @@ proptest! {
     #[test]
     fn how_the_bytes_are_cut_does_not_matter(bytes in bytes(), cuts in prop::collection::vec(1..9_usize, 1..40)) {
         let whole = requests(&bytes);
-        let mut guard = Guard::new(Side::Requests);
+        let mut guard = Guard::new(Side::Requests, ROOM);
         let mut rest = &bytes[..];
         let mut cuts = cuts.into_iter().cycle();
         let mut result = Ok(());

@@ -2,6 +2,12 @@ use http::{Request, Response};
 use outrigger_certs::TrustDomain;
 
 use super::*;
+use crate::{
+    deadline::{Deadline, Told},
+    limits::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS, OWN_HEADER_BYTES, OWN_REQUEST_FIELDS},
+    retry::field::Received,
+    trace::{Decision, Extracted, Mint, Origin, SpanId, TraceId},
+};
 
 fn request(version: Version, fields: &[(&str, &str)]) -> request::Parts {
     let mut builder = Request::builder().version(version);
@@ -13,7 +19,7 @@ fn request(version: Version, fields: &[(&str, &str)]) -> request::Parts {
 
 fn cleaned(fields: &[(&str, &str)]) -> Result<(Vec<String>, Hop), HeaderError> {
     let mut parts = request(Version::HTTP_11, fields);
-    let seen = inspect_request(&parts)?;
+    let seen = inspect_request(&parts, Sender::Program)?;
     let hop = remove_hop_by_hop(&mut parts.headers, seen)?;
     remove_spoofed(&mut parts.headers, seen);
     let mut names: Vec<_> = parts.headers.keys().map(ToString::to_string).collect();
@@ -44,7 +50,11 @@ fn framing_fields_are_read_in_one_way_only() {
         (&[("transfer-encoding", "chunked,")], HeaderError::TransferEncoding),
         (&[("transfer-encoding", "")], HeaderError::TransferEncoding),
     ] {
-        assert_eq!(inspect_request(&request(Version::HTTP_11, fields)), Err(error), "{fields:?}");
+        assert_eq!(
+            inspect_request(&request(Version::HTTP_11, fields), Sender::Program),
+            Err(error),
+            "{fields:?}"
+        );
     }
     for (fields, body) in [
         (&[("content-length", "5")][..], true),
@@ -53,7 +63,7 @@ fn framing_fields_are_read_in_one_way_only() {
         (&[("transfer-encoding", "Chunked")], true),
         (&[], false),
     ] {
-        let seen = inspect_request(&request(Version::HTTP_11, fields)).unwrap();
+        let seen = inspect_request(&request(Version::HTTP_11, fields), Sender::Program).unwrap();
         assert_eq!(seen.declares_body(), body, "{fields:?}");
     }
 }
@@ -69,32 +79,71 @@ fn fields_of_connections_are_refused_in_http2() {
         ("te", "gzip"),
         ("te", "trailers, deflate"),
     ] {
-        let refused = inspect_request(&request(Version::HTTP_2, &[field]));
+        let refused = inspect_request(&request(Version::HTTP_2, &[field]), Sender::Program);
         assert_eq!(refused, Err(HeaderError::ForbiddenInHttp2), "{field:?}");
     }
-    assert!(inspect_request(&request(Version::HTTP_2, &[("te", "trailers")])).is_ok());
+    assert!(inspect_request(&request(Version::HTTP_2, &[("te", "trailers")]), Sender::Program).is_ok());
 }
 
 #[test]
 fn count_and_size_include_crumbs_and_what_is_removed_later() {
     for name in ["cookie", "x-forwarded-client-cert", "keep-alive", "x"] {
         let fields = vec![(name, ""); MAX_HEADER_FIELDS + 1];
-        let refused = inspect_request(&request(Version::HTTP_11, &fields));
-        assert_eq!(refused, Err(HeaderError::TooMany), "{name}");
-        assert!(inspect_request(&request(Version::HTTP_11, &fields[1..])).is_ok(), "{name}");
+        let refused = inspect_request(&request(Version::HTTP_11, &fields), Sender::Program);
+        assert_eq!(refused, Err(HeaderError::TooMany(MAX_HEADER_FIELDS)), "{name}");
+        assert!(inspect_request(&request(Version::HTTP_11, &fields[1..]), Sender::Program).is_ok(), "{name}");
     }
     let fits = "v".repeat(MAX_HEADER_BYTES - 33);
-    assert!(inspect_request(&request(Version::HTTP_11, &[("x", &fits)])).is_ok());
+    assert!(inspect_request(&request(Version::HTTP_11, &[("x", &fits)]), Sender::Program).is_ok());
     let over = fits + "v";
-    assert_eq!(inspect_request(&request(Version::HTTP_11, &[("x", &over)])), Err(HeaderError::TooLarge));
+    assert_eq!(
+        inspect_request(&request(Version::HTTP_11, &[("x", &over)]), Sender::Program),
+        Err(HeaderError::TooLarge(MAX_HEADER_BYTES))
+    );
     let mut trailers = HeaderMap::new();
     trailers.insert("x", over.parse().unwrap());
-    assert_eq!(inspect_trailers(&trailers), Err(HeaderError::TooLarge));
+    assert_eq!(inspect_trailers(&trailers), Err(HeaderError::TooLarge(MAX_HEADER_BYTES)));
     trailers.clear();
     for _ in 0..=MAX_HEADER_FIELDS {
         trailers.append("x", HeaderValue::from_static(""));
     }
-    assert_eq!(inspect_trailers(&trailers), Err(HeaderError::TooMany));
+    assert_eq!(inspect_trailers(&trailers), Err(HeaderError::TooMany(MAX_HEADER_FIELDS)));
+}
+
+/// What a request has when the proxy of its sender is done with it, at its largest.
+fn with_all_of_ours(mut request: request::Parts) -> request::Parts {
+    let fields = &mut request.headers;
+    let now = crate::testing::start();
+    let extracted = Extracted::of(fields, "tracecontext,b3,b3multi".parse().unwrap());
+    let trace = TraceId::from_random(u64::MAX, 1);
+    let place = Origin::default().child(trace, SpanId::from_random(u64::MAX), Decision::Record);
+    Mint::new().inject(&place, &extracted, fields);
+    let limit = Some(std::time::Duration::from_millis(9_999_999_999));
+    Deadline::new(Told::default(), limit, now).pass_on(None, fields, now);
+    Received::Absent.pass_on(std::num::NonZeroU32::new(99_999), fields);
+    fields.insert(header::HOST, HeaderValue::try_from("h".repeat(255)).unwrap());
+    fields.insert(header::IF_NONE_MATCH, HeaderValue::try_from("e".repeat(125)).unwrap());
+    fields.insert(header::IF_MODIFIED_SINCE, HeaderValue::from_static("Tue, 15 Nov 1994 08:14:11 GMT"));
+    request
+}
+
+#[test]
+fn what_a_proxy_adds_has_room_at_the_next() {
+    let size = |request: &request::Parts| -> usize {
+        request.headers.iter().map(|(name, value)| field_size(name, value)).sum()
+    };
+    let ours = with_all_of_ours(request(Version::HTTP_2, &[]));
+    assert_eq!(ours.headers.len(), OWN_REQUEST_FIELDS);
+    assert!(size(&ours) <= OWN_HEADER_BYTES, "{}", size(&ours));
+    let value = "v".repeat(MAX_HEADER_BYTES / MAX_HEADER_FIELDS - 33);
+    let full = request(Version::HTTP_2, &vec![("x", &*value); MAX_HEADER_FIELDS]);
+    assert_eq!(size(&full), MAX_HEADER_BYTES);
+    assert!(inspect_request(&full, Sender::Program).is_ok());
+    let full = with_all_of_ours(full);
+    assert_eq!(inspect_request(&full, Sender::Program), Err(HeaderError::TooMany(MAX_HEADER_FIELDS)));
+    assert!(inspect_request(&full, Sender::Proxy).is_ok());
+    let (program, proxy) = (Sender::Program, Sender::Proxy);
+    assert_eq!(program.http1_request().fields + OWN_REQUEST_FIELDS, proxy.http1_request().fields);
 }
 
 #[test]
@@ -195,6 +244,7 @@ fn responses_are_checked_too() {
     let response = |status: u16, field: (&str, &str)| {
         inspect_response(
             &Response::builder().status(status).header(field.0, field.1).body(()).unwrap().into_parts().0,
+            Sender::Program,
         )
     };
     assert!(response(200, ("transfer-encoding", "chunked")).is_ok());

@@ -69,6 +69,14 @@ pub enum Dropped {
     Orphaned,
 }
 
+/// What came and is replaced or left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    Malformed(Malformed),
+    Tracestate(Dropped),
+    Baggage(Dropped),
+}
+
 /// Why the fields of a format are not a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{format}: {cause}")]
@@ -168,8 +176,25 @@ impl Extracted {
         }
     }
 
+    /// For whoever counts it. A `tracestate` that ends with its trace is none of it.
+    pub fn discarded(&self) -> impl Iterator<Item = Discarded> {
+        let malformed = self.malformed.map(Discarded::Malformed);
+        let tracestate = self.tracestate.dropped().map(Discarded::Tracestate);
+        let baggage = self.baggage.dropped().map(Discarded::Baggage);
+        [malformed, tracestate, baggage].into_iter().flatten()
+    }
+
     fn trace(&self) -> Option<TraceId> {
         self.context.map(|context| context.trace)
+    }
+}
+
+impl Passage {
+    fn dropped(self) -> Option<Dropped> {
+        match self {
+            Self::Absent | Self::Kept => None,
+            Self::Dropped(why) => Some(why),
+        }
     }
 }
 

@@ -131,6 +131,11 @@ impl Drop for Waiting<'_> {
 // === impl Lease ===
 
 impl Lease {
+    /// Who answers.
+    pub fn sender(&self) -> limits::Sender {
+        self.connections.remote.sender()
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.connections.remote.address()
     }
