@@ -135,6 +135,8 @@ pub(crate) struct Outcome {
     /// Of an answer that a proxy made.
     pub(crate) reason: Option<String>,
     pub(crate) count: u64,
+    /// Whether they count as failures, which the control plane alone decides.
+    pub(crate) failed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -362,15 +364,8 @@ impl Outcome {
             grpc_status: outcome.whole_or_null("grpc_status")?,
             reason: outcome.text_or_null("reason")?.map(|reason| clean(&reason)),
             count: outcome.whole("count")?,
+            failed: outcome.flag("failed")?,
         })
-    }
-
-    /// As the control plane counts: of gRPC the codes that are the server's fault, otherwise 5xx.
-    fn is_failure(&self) -> bool {
-        match self.grpc_status {
-            Some(code) => matches!(code, 2 | 4 | 13 | 14 | 15),
-            None => self.status == "5xx",
-        }
     }
 
     fn name(&self) -> String {
@@ -390,7 +385,7 @@ impl Row {
 
     /// What most of the failures were: `circuit-open 12`.
     pub(crate) fn why(&self) -> String {
-        let failures = self.outcomes.iter().filter(|outcome| outcome.is_failure());
+        let failures = self.outcomes.iter().filter(|outcome| outcome.failed);
         let most = failures.max_by_key(|outcome| outcome.count);
         most.map(|outcome| format!("{} {}", outcome.name(), count(outcome.count))).unwrap_or_default()
     }

@@ -52,18 +52,24 @@ fn answers_are_understood() {
 
 #[test]
 fn why_tells_codes_where_no_proxy_gave_a_reason() {
-    let outcome = |status: &str, grpc_status, reason: Option<&str>, count| Outcome {
+    let outcome = |status: &str, grpc_status, reason: Option<&str>, count, failed| Outcome {
         status: status.to_owned(),
         grpc_status,
         reason: reason.map(str::to_owned),
         count,
+        failed,
     };
     let mut row = stat("services").rows.remove(0);
     for (outcomes, told) in [
-        (vec![outcome("5xx", None, None, 3), outcome("2xx", Some(0), None, 50)], "5xx 3"),
-        (vec![outcome("2xx", Some(14), None, 7), outcome("2xx", Some(5), None, 50)], "grpc 14 7"),
-        (vec![outcome("2xx", Some(4), Some("deadline"), 1)], "deadline 1"),
-        (vec![outcome("4xx", None, Some("denied"), 9), outcome("none", None, None, 9)], ""),
+        (vec![outcome("5xx", None, None, 3, true), outcome("2xx", Some(0), None, 50, false)], "5xx 3"),
+        (
+            vec![outcome("2xx", Some(14), None, 7, true), outcome("2xx", Some(5), None, 50, false)],
+            "grpc 14 7",
+        ),
+        (vec![outcome("2xx", Some(4), Some("deadline"), 1, true)], "deadline 1"),
+        // Of an answer that was cut short.
+        (vec![outcome("2xx", None, Some("stream-idle"), 2, true)], "stream-idle 2"),
+        (vec![outcome("4xx", None, Some("denied"), 9, false), outcome("none", None, None, 9, false)], ""),
         (vec![], ""),
     ] {
         row.outcomes = outcomes;
@@ -125,7 +131,7 @@ fn a_field_that_is_missing_or_wrong_is_named() {
         "outcomes",
     ];
     check(&stat, &services, "/rows/1", "rows[1].", &fields);
-    let fields = ["status", "grpc_status", "reason", "count"];
+    let fields = ["status", "grpc_status", "reason", "count", "failed"];
     check(&stat, &services, "/rows/1/outcomes/2", "rows[1].outcomes[2].", &fields);
     check(&events, &fixture("events"), "", "", &["events", "next", "missed"]);
     let fields = ["seq", "at_ms", "kind", "severity", "subject", "message", "details"];
