@@ -42,8 +42,7 @@ pub use families::Families;
 pub use governor::{Folded, Standing};
 pub use kinds::{Event, Timed};
 pub use observed::{Hall, Observed, Reports, Upstream, keep, observe};
-pub use shard::Shard;
-pub(crate) use shard::service;
+pub(crate) use shard::Shard;
 pub use text::Format;
 
 use governor::Governor;
@@ -101,7 +100,7 @@ impl Registry {
         })
     }
 
-    pub fn shard(self: &Arc<Self>) -> Shard {
+    pub(crate) fn shard(self: &Arc<Self>) -> Shard {
         Shard::new(self)
     }
 

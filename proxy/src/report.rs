@@ -43,7 +43,7 @@ pub mod stream;
 mod table;
 
 pub use collect::Given;
-pub use table::Table;
+pub(crate) use table::Table;
 
 use ring::{Counts, Ring};
 

@@ -21,6 +21,10 @@ use crate::{
     report::{self, Reports},
 };
 
+mod key;
+
+pub(crate) use key::{Key, Keys, MOST_GRPC, Outcome};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
     Inbound,
@@ -169,6 +173,7 @@ pub struct Telemetry {
 
 /// A worker's own counters and log buffer.
 pub struct Shard {
+    keys: Keys,
     metrics: RefCell<metrics::Shard>,
     access_log: RefCell<access_log::Lane>,
     report: RefCell<report::Table>,
@@ -213,6 +218,7 @@ impl Telemetry {
     /// For the worker on whose thread it will be used.
     pub fn shard(&self) -> Shard {
         Shard {
+            keys: Keys::default(),
             metrics: RefCell::new(self.metrics.shard()),
             access_log: RefCell::new(self.access_log.lane()),
             report: RefCell::new(report::Table::new(&self.reports)),
@@ -237,15 +243,17 @@ impl Telemetry {
 
 impl Shard {
     pub fn request(&self, record: &RequestRecord<'_>) {
-        self.metrics.borrow_mut().request(record);
+        let (key, outcome) = (self.keys.of_request(record), Outcome::of(record));
+        self.metrics.borrow_mut().request(&key, outcome, record);
+        self.report.borrow_mut().request(&key, outcome, record);
         self.access_log.borrow_mut().request(record);
-        self.report.borrow_mut().request(record);
     }
 
     pub fn connection(&self, record: &ConnectionRecord<'_>) {
-        self.metrics.borrow_mut().connection(record);
+        let key = self.keys.of_connection(record);
+        self.metrics.borrow_mut().connection(&key, record);
+        self.report.borrow_mut().connection(&key, record);
         self.access_log.borrow_mut().connection(record);
-        self.report.borrow_mut().connection(record);
     }
 
     /// Hands over what there is to report since the last time.
@@ -270,6 +278,12 @@ impl Shard {
     /// Forgets its way to series that were idle; done with each count too.
     pub fn let_go(&self) {
         self.metrics.borrow_mut().let_go();
+    }
+
+    /// Ways to series that are kept.
+    #[cfg(test)]
+    pub(crate) fn ways(&self) -> usize {
+        self.metrics.borrow().ways()
     }
 
     /// A TLS handshake of the mesh hop failed. `cause` is one of a fixed few, never the peer's words.

@@ -1,5 +1,10 @@
 //! One worker's way to its cells: labels are resolved once and found by hash from then on.
 //!
+//! ```text
+//!   Key ─ hash ─▶ Route ─▶ durations, bytes
+//!                   └ few, by how it ended ─▶ Way ─▶ count
+//! ```
+//!
 //! Nothing here is locked in the steady state. The governor is asked for what is new, and a look at its generation with
 //! each count says when there is something to let go of.
 
@@ -22,58 +27,46 @@ use super::{
     governor::{Found, Tier},
     kinds::{Event, OTHER, Timed},
 };
-use crate::telemetry::{ConnectionRecord, Direction, Protocol, RequestRecord};
-
-/// Destinations that are no service of the mesh, or not known to be one.
-const EXTERNAL: &str = "external";
-/// The highest code that gRPC has; a peer may send any number.
-const MOST_GRPC: u16 = 16;
+use crate::telemetry::{ConnectionRecord, Direction, Key, MOST_GRPC, Outcome, Protocol, RequestRecord};
 
 /// One worker's cells and its way to find them.
-pub struct Shard {
+pub(crate) struct Shard {
     worker: usize,
     registry: Arc<Registry>,
     /// The generation up to which everything was let go of.
     generation: u64,
     acknowledged: Arc<AtomicU64>,
     hasher: foldhash::fast::RandomState,
-    requests: HashTable<RequestEntry>,
-    connections: HashTable<ConnectionEntry>,
+    routes: HashTable<Route>,
+    connections: HashTable<Connections>,
     events: HashTable<NamedEntry<Event, Count>>,
     timings: HashTable<NamedEntry<Timed, Timing>>,
 }
 
-/// Labels of a request as the record has them, comparable with an entry's without an allocation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct RequestKey<'a> {
+struct Route {
+    hash: u64,
     direction: Direction,
-    protocol: Protocol,
-    class: &'static str,
-    grpc_status: Option<u16>,
-    reason: &'static str,
-    service: &'a str,
-    route: &'a str,
-}
-
-struct RequestEntry {
-    key: RequestKey<'static>,
     service: Box<str>,
-    route: Box<str>,
-    count: Found<Count>,
-    on_route: Found<RouteCells>,
+    name: Box<str>,
+    cells: Found<RouteCells>,
+    /// Few: a look at each is faster than another hash.
+    ways: Vec<Way>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct ConnectionKey<'a> {
+/// Requests of one route that ended alike.
+struct Way {
+    protocol: Protocol,
+    outcome: Outcome,
+    count: Found<Count>,
+}
+
+/// Connections that are alike.
+struct Connections {
+    hash: u64,
     direction: Direction,
     protocol: Protocol,
     mutual: bool,
-    reason: &'static str,
-    service: &'a str,
-}
-
-struct ConnectionEntry {
-    key: ConnectionKey<'static>,
+    reason: Option<Reason>,
     service: Box<str>,
     cells: Found<ConnectionCells>,
 }
@@ -96,70 +89,50 @@ impl Shard {
             generation: registry.governor.generation(),
             acknowledged,
             hasher: foldhash::fast::RandomState::default(),
-            requests: HashTable::new(),
+            routes: HashTable::new(),
             connections: HashTable::new(),
             events: HashTable::new(),
             timings: HashTable::new(),
         }
     }
 
-    pub fn request(&mut self, record: &RequestRecord<'_>) {
+    pub(crate) fn request(&mut self, key: &Key<'_>, outcome: Outcome, record: &RequestRecord<'_>) {
         self.let_go();
-        let key = RequestKey {
-            direction: record.direction,
-            protocol: record.protocol,
-            class: class(record.status),
-            grpc_status: record.grpc_status.map(|status| status.min(MOST_GRPC + 1)),
-            reason: record.reason.map_or("", Reason::as_str),
-            service: service(record.direction, record.service, record.peer.is_some(), record.reason),
-            route: record.route,
-        };
-        let hash = self.hasher.hash_one(key);
-        let found = self.requests.find(hash, |entry| entry.key() == key);
-        let entry = match found {
-            Some(entry) => entry,
+        let Self { registry, worker, routes, .. } = self;
+        let route = match routes.find_mut(key.route_hash, |route| route.is(key)) {
+            Some(route) => route,
             None => {
-                make_room(&mut self.requests, self.registry.governor.budget());
-                let entry = RequestEntry::new(&self.registry, self.worker, key);
-                let hasher = &self.hasher;
-                self.requests.insert_unique(hash, entry, |entry| hasher.hash_one(entry.key())).into_mut()
+                make_room(routes, registry.governor.budget());
+                let route = Route::new(registry, *worker, key);
+                routes.insert_unique(key.route_hash, route, |route| route.hash).into_mut()
             }
         };
-        entry.count.cells.add(1);
-        let cells = &entry.on_route.cells;
-        cells.durations.record(record.duration, record.trace.as_ref());
-        cells.received.add(record.received);
-        cells.sent.add(record.sent);
+        route.count(registry, *worker, record.protocol, outcome).add(1);
+        route.cells.cells.durations.record(record.duration, record.trace.as_ref());
+        route.cells.cells.received.add(record.received);
+        route.cells.cells.sent.add(record.sent);
         self.handled(record, key.service);
     }
 
-    pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
+    pub(crate) fn connection(&mut self, key: &Key<'_>, record: &ConnectionRecord<'_>) {
         self.let_go();
-        let key = ConnectionKey {
-            direction: record.direction,
-            protocol: record.protocol,
-            mutual: record.peer.is_some(),
-            reason: record.reason.map_or("", Reason::as_str),
-            service: service(record.direction, record.service, record.peer.is_some(), record.reason),
-        };
-        let hash = self.hasher.hash_one(key);
-        let found = self.connections.find(hash, |entry| entry.key() == key);
-        let entry = match found {
-            Some(entry) => entry,
+        let Self { registry, worker, connections, .. } = self;
+        let found = connections.find(key.route_hash, |connections| connections.are(key, record));
+        let Connections { cells, .. } = match found {
+            Some(found) => found,
             None => {
-                make_room(&mut self.connections, self.registry.governor.budget());
-                let entry = ConnectionEntry::new(&self.registry, self.worker, key);
-                let hasher = &self.hasher;
-                self.connections.insert_unique(hash, entry, |entry| hasher.hash_one(entry.key())).into_mut()
+                make_room(connections, registry.governor.budget());
+                let new = Connections::new(registry, *worker, key, record);
+                connections.insert_unique(key.route_hash, new, |connections| connections.hash).into_mut()
             }
         };
-        entry.cells.cells.total.add(1);
-        entry.cells.cells.received.add(record.received);
-        entry.cells.cells.sent.add(record.sent);
+        cells.cells.total.add(1);
+        cells.cells.received.add(record.received);
+        cells.cells.sent.add(record.sent);
     }
 
     /// Counts under a name of the configuration's, never of a caller's.
-    pub fn event(&mut self, event: Event, name: &str, words: [&'static str; 2], times: u64) {
+    pub(crate) fn event(&mut self, event: Event, name: &str, words: [&'static str; 2], times: u64) {
         self.let_go();
         let hash = self.hasher.hash_one((event, name, words));
         let is = |entry: &NamedEntry<_, _>| entry.is(event, name, words);
@@ -183,7 +156,7 @@ impl Shard {
     }
 
     /// The same for how long something took.
-    pub fn timed(&mut self, timed: Timed, name: &str, words: [&'static str; 2], took: Duration) {
+    pub(crate) fn timed(&mut self, timed: Timed, name: &str, words: [&'static str; 2], took: Duration) {
         self.let_go();
         let hash = self.hasher.hash_one((timed, name, words));
         let is = |entry: &NamedEntry<_, _>| entry.is(timed, name, words);
@@ -235,13 +208,16 @@ impl Shard {
     }
 
     /// Forgets its way to what the governor wants back. Done with each count; a worker without any is asked to.
-    pub fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         let generation = self.registry.governor.generation();
         if generation == self.generation {
             return;
         }
-        self.requests.retain(|entry| entry.count.lasts() && entry.on_route.lasts());
-        self.connections.retain(|entry| entry.cells.lasts());
+        self.routes.retain(|route| {
+            route.ways.retain(|way| way.count.lasts());
+            route.cells.lasts()
+        });
+        self.connections.retain(|connections| connections.cells.lasts());
         self.events.retain(|entry| entry.cells.lasts());
         self.timings.retain(|entry| entry.cells.lasts());
         self.generation = generation;
@@ -251,24 +227,15 @@ impl Shard {
 
     /// Ways to cells that are kept.
     #[cfg(test)]
-    pub(super) fn entries(&self) -> usize {
-        self.requests.len() + self.connections.len() + self.events.len() + self.timings.len()
+    pub(crate) fn ways(&self) -> usize {
+        let of_routes = self.routes.iter().map(|route| route.ways.len()).sum::<usize>();
+        of_routes + self.connections.len() + self.events.len() + self.timings.len()
     }
 }
 
 impl Drop for Shard {
     fn drop(&mut self) {
         self.acknowledged.store(u64::MAX, Release);
-    }
-}
-
-/// The service as a label. What strangers choose freely is not one: the address of a destination outside, and the port
-/// that a caller without an identity was refused at.
-pub(crate) fn service(direction: Direction, service: &str, known_peer: bool, reason: Option<Reason>) -> &str {
-    match direction {
-        Direction::Outbound if service.starts_with("address/") => EXTERNAL,
-        Direction::Inbound if !known_peer && reason.is_some() => "",
-        Direction::Outbound | Direction::Inbound => service,
     }
 }
 
@@ -279,117 +246,106 @@ fn make_room<T>(table: &mut HashTable<T>, budget: usize) {
     }
 }
 
-fn class(status: u16) -> &'static str {
-    match status {
-        100..=199 => "1xx",
-        200..=299 => "2xx",
-        300..=399 => "3xx",
-        400..=499 => "4xx",
-        500..=599 => "5xx",
-        _ => "none",
+// === impl Route ===
+
+impl Route {
+    fn new(registry: &Registry, worker: usize, key: &Key<'_>) -> Self {
+        let Key { direction, service, route: name, route_hash: hash, .. } = *key;
+        let labels = |tier| {
+            let [service, route] = names(tier, service, name);
+            Labels::new(&[("direction", direction.name()), ("service", service), ("route", route)])
+        };
+        let family = "outrigger_request_duration_seconds";
+        let cells = registry.governor.find(worker, |table| &mut table.routes, family, labels);
+        Self { hash, direction, service: service.into(), name: name.into(), cells, ways: Vec::new() }
     }
-}
 
-// === impl RequestEntry ===
+    fn is(&self, key: &Key<'_>) -> bool {
+        self.hash == key.route_hash
+            && self.direction == key.direction
+            && *self.service == *key.service
+            && *self.name == *key.route
+    }
 
-impl RequestEntry {
-    fn new(registry: &Registry, worker: usize, key: RequestKey<'_>) -> Self {
-        let governor = &registry.governor;
-        let count = |tier| key.labels(tier);
-        let on_route = |tier| key.route_labels(tier);
-        Self {
-            key: RequestKey { service: "", route: "", ..key },
-            service: key.service.into(),
-            route: key.route.into(),
-            count: governor.find(worker, |table| &mut table.requests, "outrigger_requests", count),
-            on_route: governor.find(
-                worker,
-                |table| &mut table.routes,
-                "outrigger_request_duration_seconds",
-                on_route,
-            ),
+    fn count(&mut self, registry: &Registry, worker: usize, protocol: Protocol, outcome: Outcome) -> &Count {
+        let known = self.ways.iter().position(|way| way.protocol == protocol && way.outcome == outcome);
+        let at = known.unwrap_or_else(|| {
+            let labels = |tier| self.labels(tier, protocol, outcome);
+            let family = "outrigger_requests";
+            let count = registry.governor.find(worker, |table| &mut table.requests, family, labels);
+            self.ways.push(Way { protocol, outcome, count });
+            self.ways.len() - 1
+        });
+        &self.ways[at].count.cells
+    }
+
+    fn labels(&self, tier: Tier, protocol: Protocol, outcome: Outcome) -> Labels {
+        let Outcome { class, grpc, reason } = outcome;
+        let direction = ("direction", self.direction.name());
+        let [service, route] = names(tier, &self.service, &self.name);
+        let class = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"][usize::from(class)];
+        if tier == Tier::Sink {
+            return Labels::new(&[direction, ("service", service), ("route", route), ("status", class)]);
         }
-    }
-
-    fn key(&self) -> RequestKey<'_> {
-        RequestKey { service: &self.service, route: &self.route, ..self.key }
-    }
-}
-
-impl RequestKey<'_> {
-    fn labels(&self, tier: Tier) -> Labels {
-        let grpc_status = match self.grpc_status {
+        let grpc = match grpc {
             Some(status) if status > MOST_GRPC => OTHER.to_owned(),
             Some(status) => status.to_string(),
             None => String::new(),
         };
-        let (direction, class) = (self.direction.name(), self.class);
-        let [service, route] = self.names(tier);
-        if tier == Tier::Sink {
-            let labels =
-                [("direction", direction), ("service", service), ("route", route), ("status", class)];
-            return Labels::new(&labels);
-        }
         Labels::new(&[
-            ("direction", direction),
-            ("protocol", self.protocol.name()),
+            direction,
+            ("protocol", protocol.name()),
             ("service", service),
             ("route", route),
             ("status", class),
-            ("grpc_status", &grpc_status),
-            ("reason", self.reason),
+            ("grpc_status", &grpc),
+            ("reason", word(reason)),
         ])
-    }
-
-    fn route_labels(&self, tier: Tier) -> Labels {
-        let [service, route] = self.names(tier);
-        Labels::new(&[("direction", self.direction.name()), ("service", service), ("route", route)])
-    }
-
-    fn names(&self, tier: Tier) -> [&str; 2] {
-        match tier {
-            Tier::Own => [self.service, self.route],
-            Tier::Other | Tier::Sink => [OTHER, OTHER],
-        }
     }
 }
 
-// === impl ConnectionEntry ===
-
-impl ConnectionEntry {
-    fn new(registry: &Registry, worker: usize, key: ConnectionKey<'_>) -> Self {
-        let labels = |tier| key.labels(tier);
-        Self {
-            key: ConnectionKey { service: "", ..key },
-            service: key.service.into(),
-            cells: registry.governor.find(
-                worker,
-                |table| &mut table.connections,
-                "outrigger_connections",
-                labels,
-            ),
-        }
-    }
-
-    fn key(&self) -> ConnectionKey<'_> {
-        ConnectionKey { service: &self.service, ..self.key }
+fn names<'a>(tier: Tier, service: &'a str, route: &'a str) -> [&'a str; 2] {
+    match tier {
+        Tier::Own => [service, route],
+        Tier::Other | Tier::Sink => [OTHER, OTHER],
     }
 }
 
-impl ConnectionKey<'_> {
-    fn labels(&self, tier: Tier) -> Labels {
-        let direction = ("direction", self.direction.name());
-        let service = if tier == Tier::Own { self.service } else { OTHER };
-        if tier == Tier::Sink {
-            return Labels::new(&[direction, ("service", service)]);
-        }
-        Labels::new(&[
-            direction,
-            ("protocol", self.protocol.name()),
-            ("security", if self.mutual { "mutual" } else { "none" }),
-            ("service", service),
-            ("reason", self.reason),
-        ])
+fn word(reason: Option<Reason>) -> &'static str {
+    reason.map_or("", Reason::as_str)
+}
+
+// === impl Connections ===
+
+impl Connections {
+    fn new(registry: &Registry, worker: usize, key: &Key<'_>, record: &ConnectionRecord<'_>) -> Self {
+        let Key { direction, service, route_hash: hash, .. } = *key;
+        let ConnectionRecord { protocol, reason, .. } = *record;
+        let mutual = key.peer.is_some();
+        let labels = |tier| {
+            let direction = ("direction", direction.name());
+            let service = ("service", if tier == Tier::Own { service } else { OTHER });
+            if tier == Tier::Sink {
+                return Labels::new(&[direction, service]);
+            }
+            Labels::new(&[
+                direction,
+                ("protocol", protocol.name()),
+                ("security", if mutual { "mutual" } else { "none" }),
+                service,
+                ("reason", word(reason)),
+            ])
+        };
+        let family = "outrigger_connections";
+        let cells = registry.governor.find(worker, |table| &mut table.connections, family, labels);
+        Self { hash, direction, protocol, mutual, reason, service: service.into(), cells }
+    }
+
+    fn are(&self, key: &Key<'_>, record: &ConnectionRecord<'_>) -> bool {
+        self.hash == key.route_hash
+            && (self.direction, self.protocol) == (key.direction, record.protocol)
+            && (self.mutual, self.reason) == (key.peer.is_some(), record.reason)
+            && *self.service == *key.service
     }
 }
 

@@ -1,43 +1,34 @@
 //! What one worker has counted for the next report: an edge for each side, service, route and peer.
 //!
-//! Recording finds an edge by a hash of what the record has and adds to it; only the first record of an edge, of a way to
-//! end and of a longer duration allocates. An edge that was not used for [`LINGER`] reports is given back with its
-//! histogram.
+//! Recording finds an edge by the hash of its key and adds to it; only the first record of an edge, of an outcome and of a
+//! longer duration allocates. An edge that was not used for [`LINGER`] reports is given back with its histogram.
 //!
-//! Names are those of the metrics. An edge beyond the limit counts as `other`: nothing is lost but who it was.
+//! An edge beyond the limit counts as `other`: nothing is lost but who it was. Outcomes are few by themselves; [`fold`]
+//! keeps them within what a report may have.
+//!
+//! [`fold`]: super::fold
 
-use std::{
-    hash::{BuildHasher as _, Hash},
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
 use outrigger_certs::SpiffeId;
 use outrigger_core::verdict::Reason;
 use outrigger_proto::{
-    limits::{MAX_REPORT_OUTCOMES, MAX_REPORT_TEXT_BYTES},
+    limits::MAX_REPORT_TEXT_BYTES,
     spec::{Durations, EdgeKey, EdgeTraffic, OutcomeCount, Side},
 };
-
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{Given, MAX_EDGES, OTHER, Reports};
-use crate::{
-    metrics,
-    telemetry::{ConnectionRecord, Direction, RequestRecord},
-};
+use crate::telemetry::{ConnectionRecord, Direction, Key, MOST_GRPC, Outcome, RequestRecord};
 
 /// Reports in a row in which an edge has nothing to tell: a minute.
 const LINGER: u32 = 60;
-/// Ways to end; the rest is told apart by its class only, of which there are six.
-const MAX_WAYS: usize = MAX_REPORT_OUTCOMES - 6;
 /// UNKNOWN, which is what gRPC says of a status that it does not have.
 const GRPC_UNKNOWN: u8 = 2;
 
-pub struct Table {
+pub(crate) struct Table {
     reports: Arc<Reports>,
-    hasher: RandomState,
     edges: HashTable<Edge>,
     /// Edges that have something to tell.
     active: usize,
@@ -45,22 +36,15 @@ pub struct Table {
     counted: bool,
 }
 
-/// What an edge is found by, as the record has it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key<'a> {
-    side: Side,
-    service: &'a str,
-    route: &'a str,
-    peer: Option<&'a SpiffeId>,
-}
-
 struct Edge {
-    side: Side,
+    hash: u64,
+    direction: Direction,
     service: Arc<str>,
     route: Arc<str>,
     peer: Option<SpiffeId>,
     security: Option<Arc<str>>,
-    ways: Vec<(Way, u64)>,
+    /// How requests ended, and how many: few, so a look at each is faster than another hash.
+    outcomes: Vec<(Outcome, u64)>,
     durations: Durations,
     received: u64,
     sent: u64,
@@ -71,59 +55,29 @@ struct Edge {
     idle: u32,
 }
 
-/// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Way {
-    class: u8,
-    grpc: Option<u8>,
-    reason: &'static str,
-}
-
 // === impl Table ===
 
 impl Table {
-    pub fn new(reports: &Arc<Reports>) -> Self {
-        Self {
-            reports: Arc::clone(reports),
-            hasher: RandomState::default(),
-            edges: HashTable::new(),
-            active: 0,
-            counted: false,
-        }
+    pub(crate) fn new(reports: &Arc<Reports>) -> Self {
+        Self { reports: Arc::clone(reports), edges: HashTable::new(), active: 0, counted: false }
     }
 
-    pub fn request(&mut self, record: &RequestRecord<'_>) {
-        let service =
-            metrics::service(record.direction, record.service, record.peer.is_some(), record.reason);
-        let side = side(record.direction);
-        let edge = self.edge(Key { side, service, route: record.route, peer: record.peer });
-        edge.ended(Way {
-            class: match record.status {
-                100..=599 => (record.status / 100) as u8,
-                _ => 0,
-            },
-            grpc: record.grpc_status.map(|status| match status {
-                0..=16 => status as u8,
-                _ => GRPC_UNKNOWN,
-            }),
-            reason: record.reason.map_or("", Reason::as_str),
-        });
+    pub(crate) fn request(&mut self, key: &Key<'_>, outcome: Outcome, record: &RequestRecord<'_>) {
+        let edge = self.edge(key);
+        edge.ended(outcome);
         edge.durations.record(record.duration);
         edge.moved(record.received, record.sent, record.security);
     }
 
-    pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
-        let service =
-            metrics::service(record.direction, record.service, record.peer.is_some(), record.reason);
-        let side = side(record.direction);
-        let edge = self.edge(Key { side, service, route: "", peer: record.peer });
+    pub(crate) fn connection(&mut self, key: &Key<'_>, record: &ConnectionRecord<'_>) {
+        let edge = self.edge(key);
         edge.connections += 1;
         edge.connections_failed += u64::from(record.reason.is_some());
         edge.moved(record.received, record.sent, record.security);
     }
 
     /// Answers the question of [`super::collect`].
-    pub fn give(&mut self, worker: usize, answer: &mpsc::Sender<Given>) {
+    pub(crate) fn give(&mut self, worker: usize, answer: &mpsc::Sender<Given>) {
         // There is room for one answer of each worker; whoever asked may be gone.
         if let Err(TrySendError::Full((_, taken)) | TrySendError::Closed((_, taken))) =
             answer.try_send((worker, self.take()))
@@ -146,9 +100,8 @@ impl Table {
         });
         self.active = 0;
         if self.edges.len() < had {
-            let Self { edges, hasher, .. } = self;
-            edges.shrink_to_fit(|edge| hasher.hash_one(edge.key()));
-            if edges.is_empty() {
+            self.edges.shrink_to_fit(|edge| edge.hash);
+            if self.edges.is_empty() {
                 self.rests();
             }
         }
@@ -162,12 +115,11 @@ impl Table {
         }
     }
 
-    fn edge(&mut self, key: Key<'_>) -> &mut Edge {
-        let key = if self.edges.len() < MAX_EDGES || self.has_room_for(key) { key } else { key.folded() };
-        let Self { reports, hasher, edges, active, counted } = self;
-        let entry =
-            edges.entry(hasher.hash_one(key), |edge| edge.key() == key, |edge| hasher.hash_one(edge.key()));
-        let edge = match entry {
+    fn edge(&mut self, key: &Key<'_>) -> &mut Edge {
+        let folded = folded(key.direction);
+        let key = if self.edges.len() < MAX_EDGES || self.has_room_for(key) { key } else { &folded };
+        let Self { reports, edges, active, counted } = self;
+        let edge = match edges.entry(key.edge_hash, |edge| edge.is(key), |edge| edge.hash) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
                 if !std::mem::replace(counted, true) {
@@ -185,9 +137,8 @@ impl Table {
     }
 
     /// In a table that is full: what is not used now makes room.
-    fn has_room_for(&mut self, key: Key<'_>) -> bool {
-        let found = self.edges.find(self.hasher.hash_one(key), |edge| edge.key() == key);
-        match found {
+    fn has_room_for(&mut self, key: &Key<'_>) -> bool {
+        match self.edges.find(key.edge_hash, |edge| edge.is(key)) {
             Some(edge) if edge.active => true,
             Some(_) => self.active < MAX_EDGES,
             None if self.active < MAX_EDGES => {
@@ -210,32 +161,23 @@ impl Drop for Table {
     }
 }
 
-fn side(direction: Direction) -> Side {
-    match direction {
-        Direction::Outbound => Side::Outbound,
-        Direction::Inbound => Side::Inbound,
-    }
-}
-
-// === impl Key ===
-
-impl Key<'_> {
-    fn folded(self) -> Key<'static> {
-        Key { side: self.side, service: OTHER, route: OTHER, peer: None }
-    }
+/// Edges that there is no room for. Any hash will do for a key of ours, if it is always the same.
+fn folded(direction: Direction) -> Key<'static> {
+    Key { direction, service: OTHER, route: OTHER, peer: None, route_hash: 0, edge_hash: direction as u64 }
 }
 
 // === impl Edge ===
 
 impl Edge {
-    fn new(key: Key<'_>) -> Self {
+    fn new(key: &Key<'_>) -> Self {
         Self {
-            side: key.side,
+            hash: key.edge_hash,
+            direction: key.direction,
             service: key.service.into(),
             route: key.route.into(),
             peer: key.peer.cloned(),
             security: None,
-            ways: Vec::new(),
+            outcomes: Vec::new(),
             durations: Durations::new(),
             received: 0,
             sent: 0,
@@ -246,17 +188,21 @@ impl Edge {
         }
     }
 
-    fn key(&self) -> Key<'_> {
-        Key { side: self.side, service: &self.service, route: &self.route, peer: self.peer.as_ref() }
+    fn is(&self, key: &Key<'_>) -> bool {
+        self.hash == key.edge_hash
+            && self.direction == key.direction
+            && self.peer.as_ref() == key.peer
+            && *self.service == *key.service
+            && *self.route == *key.route
     }
 
-    fn ended(&mut self, way: Way) {
-        if let Some((_, count)) = self.ways.iter_mut().find(|(known, _)| *known == way) {
-            *count += 1;
-        } else if self.ways.len() < MAX_WAYS || way.reason == OTHER {
-            self.ways.push((way, 1));
-        } else {
-            self.ended(Way { grpc: None, reason: OTHER, ..way });
+    fn ended(&mut self, mut outcome: Outcome) {
+        if outcome.grpc > Some(MOST_GRPC) {
+            outcome.grpc = Some(GRPC_UNKNOWN);
+        }
+        match self.outcomes.iter_mut().find(|(known, _)| *known == outcome) {
+            Some((_, count)) => *count += 1,
+            None => self.outcomes.push((outcome, 1)),
         }
     }
 
@@ -270,23 +216,26 @@ impl Edge {
 
     /// Keeps the room, for what comes next is alike.
     fn take(&mut self) -> EdgeTraffic {
-        let ended = self.ways.iter().filter(|(_, count)| *count > 0);
+        let happened = self.outcomes.iter().filter(|(_, count)| *count > 0);
         let traffic = EdgeTraffic {
             key: EdgeKey {
-                side: self.side,
+                side: match self.direction {
+                    Direction::Outbound => Side::Outbound,
+                    Direction::Inbound => Side::Inbound,
+                },
                 service: told(&self.service),
                 route: told(&self.route),
                 peer: self.peer.clone(),
             },
             security: self.security.clone(),
-            outcomes: ended.map(|(way, count)| way.outcome(*count)).collect(),
+            outcomes: happened.map(|(outcome, count)| count_of(*outcome, *count)).collect(),
             durations: self.durations.clone(),
             received: self.received,
             sent: self.sent,
             connections: self.connections,
             connections_failed: self.connections_failed,
         };
-        self.ways.iter_mut().for_each(|(_, count)| *count = 0);
+        self.outcomes.iter_mut().for_each(|(_, count)| *count = 0);
         self.durations.reset();
         (self.received, self.sent) = (0, 0);
         (self.connections, self.connections_failed) = (0, 0);
@@ -303,12 +252,10 @@ fn told(name: &Arc<str>) -> Arc<str> {
     name[..name.floor_char_boundary(MAX_REPORT_TEXT_BYTES)].into()
 }
 
-// === impl Way ===
-
-impl Way {
-    fn outcome(self, count: u64) -> OutcomeCount {
-        OutcomeCount { status_class: self.class, grpc_status: self.grpc, reason: self.reason.into(), count }
-    }
+fn count_of(outcome: Outcome, count: u64) -> OutcomeCount {
+    let Outcome { class, grpc, reason } = outcome;
+    let reason = reason.map_or("", Reason::as_str).into();
+    OutcomeCount { status_class: class, grpc_status: grpc, reason, count }
 }
 
 #[cfg(test)]

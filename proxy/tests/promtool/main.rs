@@ -14,11 +14,12 @@ use outrigger_core::{
     verdict::Reason,
 };
 use outrigger_proxy::{
+    access_log::AccessLog,
     metrics::{
-        Event, Format, Hall, Observed, Registry, SERIES_BUDGET, Timed, Upstream,
+        Event, Format, Hall, Observed, Timed, Upstream,
         text::{END, Version, encode},
     },
-    telemetry::{ConnectionRecord, Direction, Handled, Protocol, RequestRecord, Traced},
+    telemetry::{ConnectionRecord, Direction, Handled, Protocol, RequestRecord, Telemetry, Traced},
 };
 
 type Test = fn() -> Result<(), Failed>;
@@ -38,8 +39,8 @@ fn main() -> ExitCode {
 
 /// A proxy that has seen something of everything, with names that are hard to write.
 fn page(format: Format) -> String {
-    let registry = Registry::new(SERIES_BUDGET);
-    let mut shard = registry.shard();
+    let telemetry = Telemetry::new(AccessLog::off());
+    let (registry, shard) = (&telemetry.metrics, telemetry.shard());
     for n in 1..=300_u64 {
         let span = NonZeroU64::new(n).expect("not 0");
         let trace = TraceId(NonZeroU128::new(n.into()).expect("not 0"));
@@ -70,9 +71,9 @@ fn page(format: Format) -> String {
             handled: Handled { queued: Duration::from_micros(n), ..Handled::default() },
             id: 0,
         });
-        shard.timed(Timed::Connect, &service, ["", ""], Duration::from_micros(n));
+        shard.timed(Timed::Connect, &service, Duration::from_micros(n));
         for event in Event::ALL {
-            shard.event(event, &service, ["one", "two"], n);
+            shard.events(event, &service, ["one", "two"], n);
         }
     }
     shard.connection(&ConnectionRecord {

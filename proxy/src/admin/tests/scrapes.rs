@@ -70,7 +70,7 @@ async fn scrape(address: SocketAddr, fields: &str) -> Got {
 
 /// Requests to so many services with long names.
 fn count_much(made: &Made, services: u32) {
-    let mut shard = made.ctx.telemetry.metrics.shard();
+    let shard = made.ctx.telemetry.shard();
     for n in 0..services {
         let service = format!("{}/s{n}:80", "namespace".repeat(10));
         shard.request(&RequestRecord {

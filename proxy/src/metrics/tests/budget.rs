@@ -31,7 +31,7 @@ fn total(registry: &Registry) -> u64 {
 #[test]
 fn label_sets_beyond_the_budget_are_folded_counted_and_listed() {
     let registry = Registry::new(LEAST_SERIES);
-    let mut shard = registry.shard();
+    let shard = shard(&registry);
     let services: Vec<String> = (0..1000).map(|n| format!("s{n}")).collect();
     for _ in 0..2 {
         for service in &services {
@@ -71,7 +71,7 @@ fn the_budget_holds() {
     assert!(bare + 20 > governor::FIXED_LINES, "no more is kept back than is needed: {bare}");
     for budget in [LEAST_SERIES, SERIES_BUDGET, 10_000] {
         let registry = Registry::new(budget);
-        let mut shard = registry.shard();
+        let shard = shard(&registry);
         for n in 0..budget {
             let (service, status) = (format!("s{n}"), [0, 100, 200, 300, 400, 500][n % 6]);
             for direction in [Direction::Inbound, Direction::Outbound] {
@@ -95,9 +95,9 @@ fn the_budget_holds() {
                 shard.connection(&ConnectionRecord { direction, reason, ..connection(&service) });
             }
             for event in Event::ALL {
-                shard.event(event, &service, ["one", "two"], 1);
+                shard.event(event, &service, ["one", "two"]);
             }
-            shard.timed(Timed::Connect, &service, ["", ""], Duration::from_millis(1));
+            shard.timed(Timed::Connect, &service, Duration::from_millis(1));
         }
         let families = registry.families(&everything(budget));
         let lines = families.lines();
@@ -119,19 +119,19 @@ fn merges() -> Vec<merge::Standing> {
 #[test]
 fn the_way_to_cells_is_bounded_too() {
     let registry = Registry::new(LEAST_SERIES);
-    let mut shard = registry.shard();
+    let shard = shard(&registry);
     for n in 0..5 * LEAST_SERIES {
         shard.request(&record(&format!("s{n}"), ""));
         shard.connection(&connection(&format!("s{n}")));
-        shard.event(Event::Retry, &format!("s{n}"), ["", ""], 1);
+        shard.event(Event::Retry, &format!("s{n}"), ["", ""]);
     }
-    assert!(shard.entries() <= 3 * LEAST_SERIES, "{}", shard.entries());
+    assert!(shard.ways() <= 3 * LEAST_SERIES, "{}", shard.ways());
 }
 
 #[test]
 fn idle_series_leave_and_come_back_anew() {
     let registry = Registry::with(SERIES_BUDGET, Some(IDLE));
-    let (mut one, mut two) = (registry.shard(), registry.shard());
+    let (one, two) = (shard(&registry), shard(&registry));
     let now = start();
     one.request(&record("idle", ""));
     two.request(&record("idle", ""));
@@ -167,7 +167,7 @@ fn idle_series_leave_and_come_back_anew() {
 #[test]
 fn what_is_counted_while_a_series_leaves_is_not_lost() {
     let registry = Registry::with(SERIES_BUDGET, Some(IDLE));
-    let (mut one, mut two) = (registry.shard(), registry.shard());
+    let (one, two) = (shard(&registry), shard(&registry));
     let now = start();
     one.request(&record("s", ""));
     two.request(&record("s", ""));
@@ -197,7 +197,7 @@ fn what_is_counted_while_a_series_leaves_is_not_lost() {
 #[test]
 fn who_was_folded_has_its_own_when_there_is_room() {
     let registry = Registry::with(LEAST_SERIES, Some(IDLE));
-    let mut shard = registry.shard();
+    let shard = shard(&registry);
     let now = start();
     for n in 0..100 {
         shard.request(&record(&format!("s{n}"), ""));
@@ -215,7 +215,7 @@ fn who_was_folded_has_its_own_when_there_is_room() {
 #[test]
 fn without_an_idle_time_everything_stays() {
     let registry = Registry::with(SERIES_BUDGET, None);
-    let mut shard = registry.shard();
+    let shard = shard(&registry);
     shard.request(&record("s", ""));
     for n in 0..10 {
         assert!(!registry.sweep(start() + n * IDLE));
@@ -250,7 +250,7 @@ proptest! {
     #[test]
     fn nothing_is_lost_or_counted_twice(steps in steps()) {
         let registry = Registry::with(LEAST_SERIES, Some(IDLE));
-        let mut shards: Vec<Shard> = (0..3).map(|_| registry.shard()).collect();
+        let mut shards: Vec<Shard> = (0..3).map(|_| shard(&registry)).collect();
         let (mut now, mut recorded) = (start(), 0);
         let mut seen: HashMap<(String, Option<SystemTime>), u64> = HashMap::new();
         for step in steps {
@@ -265,7 +265,7 @@ proptest! {
                     registry.sweep(now);
                 }
                 Step::LetGo { worker } => shards[worker].let_go(),
-                Step::Restart { worker } => shards[worker] = registry.shard(),
+                Step::Restart { worker } => shards[worker] = shard(&registry),
             }
             for (series, count) in requests(&registry) {
                 let known = seen.entry(series).or_default();
@@ -288,7 +288,7 @@ fn nothing_is_lost_while_workers_count() {
         .map(|worker| {
             let registry = Arc::clone(&registry);
             std::thread::spawn(move || {
-                let mut shard = registry.shard();
+                let shard = shard(&registry);
                 for n in 0..EACH {
                     // Some names rest for a while, so that they leave.
                     let service = format!("s{}", (n / 3_000 + worker as u64) % 7);

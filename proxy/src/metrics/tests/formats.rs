@@ -21,9 +21,9 @@ const OPEN_METRICS: Format = Format::OpenMetrics(Version::V1_0_0);
 /// A registry that has seen something of everything.
 pub(super) fn busy() -> (Arc<Registry>, Observed) {
     let registry = Registry::new(SERIES_BUDGET);
-    let (mut one, mut two) = (registry.shard(), registry.shard());
+    let (one, two) = (shard(&registry), shard(&registry));
     for n in 1..=200_u64 {
-        let shard = if n % 2 == 0 { &mut one } else { &mut two };
+        let shard = if n % 2 == 0 { &one } else { &two };
         shard.request(&RequestRecord {
             status: [200, 404, 503][n as usize % 3],
             grpc_status: (n % 5 == 0).then_some(14),
@@ -37,7 +37,7 @@ pub(super) fn busy() -> (Arc<Registry>, Observed) {
             ..record(["shop/orders:80", "shop/c\"a\\r\nt:80"][n as usize % 2], "shop/r/0")
         });
         shard.connection(&connection(":5432"));
-        shard.timed(Timed::Connect, "shop/orders:80", ["", ""], Duration::from_micros(n));
+        shard.timed(Timed::Connect, "shop/orders:80", Duration::from_micros(n));
     }
     registry.connection_opened(Direction::Inbound);
     let observed = Observed {
@@ -199,7 +199,7 @@ fn open_metrics_keeps_its_rules() {
 #[test]
 fn an_exemplar_is_a_sampled_request_of_its_bucket() {
     let registry = Registry::new(SERIES_BUDGET);
-    let (mut one, mut two) = (registry.shard(), registry.shard());
+    let (one, two) = (shard(&registry), shard(&registry));
     one.request(&RequestRecord { trace: traced(1, true), ..record("s", "") });
     two.request(&RequestRecord { trace: traced(2, false), ..record("s", "") });
     let families = registry.families(&Observed::default());

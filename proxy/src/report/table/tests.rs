@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
-use crate::telemetry::{Handled, Protocol};
+use crate::telemetry::{Handled, Keys, Protocol};
 
 fn identity(name: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://mesh.local/ns/shop/sa/{name}")).unwrap()
@@ -60,8 +60,32 @@ fn connection<'a>(service: &'a str, peer: Option<&'a SpiffeId>) -> ConnectionRec
     }
 }
 
-fn table() -> Table {
-    Table::new(&Reports::new())
+fn worker() -> Worker {
+    Worker::new(&Reports::new())
+}
+
+/// One worker's.
+struct Worker {
+    keys: Keys,
+    table: Table,
+}
+
+impl Worker {
+    fn new(reports: &Arc<Reports>) -> Self {
+        Self { keys: Keys::default(), table: Table::new(reports) }
+    }
+
+    fn request(&mut self, record: &RequestRecord<'_>) {
+        self.table.request(&self.keys.of_request(record), Outcome::of(record), record);
+    }
+
+    fn connection(&mut self, record: &ConnectionRecord<'_>) {
+        self.table.connection(&self.keys.of_connection(record), record);
+    }
+
+    fn take(&mut self) -> Vec<EdgeTraffic> {
+        self.table.take()
+    }
 }
 
 fn requests(edges: &[EdgeTraffic]) -> u64 {
@@ -117,7 +141,7 @@ proptest! {
     /// Against the simplest way to add up.
     #[test]
     fn it_adds_up_what_it_was_told(all in vec(seen(), 0..120)) {
-        let mut table = table();
+        let mut worker = worker();
         let mut model = BTreeMap::<EdgeKey, EdgeTraffic>::new();
         let mut sums = BTreeMap::<EdgeKey, EdgeTraffic>::new();
         let mut add = |taken: Vec<EdgeTraffic>| {
@@ -143,7 +167,7 @@ proptest! {
             if seen.opaque {
                 edge.connections += 1;
                 edge.connections_failed += u64::from(seen.reason.is_some());
-                table.connection(&ConnectionRecord {
+                worker.connection(&ConnectionRecord {
                     direction: seen.direction,
                     reason: seen.reason,
                     received: seen.bytes.0,
@@ -163,7 +187,7 @@ proptest! {
                     Some(known) => known.count += 1,
                     None => edge.outcomes.push(outcome),
                 }
-                table.request(&RequestRecord {
+                worker.request(&RequestRecord {
                     direction: seen.direction,
                     status: seen.status,
                     grpc_status: seen.grpc,
@@ -176,11 +200,11 @@ proptest! {
                 });
             }
             if seen.take {
-                add(table.take());
+                add(worker.take());
             }
         }
-        add(table.take());
-        prop_assert!(table.take().is_empty(), "everything is told once");
+        add(worker.take());
+        prop_assert!(worker.take().is_empty(), "everything is told once");
         let sorted = |edges: BTreeMap<EdgeKey, EdgeTraffic>| -> Vec<_> {
             edges.into_values().map(|mut edge| {
                 edge.outcomes.sort_by_key(|one| (one.status_class, one.grpc_status, one.reason.clone()));
@@ -193,121 +217,101 @@ proptest! {
 
 #[test]
 fn how_a_connection_is_secured_is_remembered() {
-    let mut table = table();
+    let mut worker = worker();
     let peer = identity("orders");
     for (security, told) in [("", None), ("TLSv1_3 A B", Some("TLSv1_3 A B")), ("", Some("TLSv1_3 A B"))] {
-        table.request(&RequestRecord { security, ..request("shop/orders:80", Some(&peer)) });
-        assert_eq!(table.take()[0].security.as_deref(), told);
+        worker.request(&RequestRecord { security, ..request("shop/orders:80", Some(&peer)) });
+        assert_eq!(worker.take()[0].security.as_deref(), told);
     }
-    table.connection(&ConnectionRecord {
+    worker.connection(&ConnectionRecord {
         security: "TLSv1_3 C D",
         ..connection("shop/orders:80", Some(&peer))
     });
-    assert_eq!(table.take()[0].security.as_deref(), Some("TLSv1_3 C D"));
+    assert_eq!(worker.take()[0].security.as_deref(), Some("TLSv1_3 C D"));
 }
 
 #[test]
 fn destinations_outside_are_one() {
-    let mut table = table();
-    table.connection(&connection("address/203.0.113.7:443", None));
-    table.connection(&connection("address/203.0.113.8:443", None));
-    let taken = table.take();
+    let mut worker = worker();
+    worker.connection(&connection("address/203.0.113.7:443", None));
+    worker.connection(&connection("address/203.0.113.8:443", None));
+    let taken = worker.take();
     assert_eq!((taken.len(), &*taken[0].key.service, taken[0].connections), (1, "external", 2));
 }
 
 #[test]
 fn edges_beyond_the_limit_are_one_until_there_is_room() {
-    let mut table = table();
+    let mut worker = worker();
     let names: Vec<_> = (0..MAX_EDGES + 100).map(|number| format!("shop/s{number}:80")).collect();
     let peer = identity("orders");
     for _ in 0..2 {
-        names.iter().for_each(|name| table.request(&request(name, Some(&peer))));
+        names.iter().for_each(|name| worker.request(&request(name, Some(&peer))));
     }
-    let taken = table.take();
+    let taken = worker.take();
     assert_eq!((taken.len(), requests(&taken)), (MAX_EDGES + 1, 2 * names.len() as u64));
     let other = taken.iter().find(|edge| &*edge.key.service == OTHER).unwrap();
     assert_eq!((other.requests(), &*other.key.route, &other.key.peer), (200, OTHER, &None));
     // In the next second others may be busy.
-    names.iter().rev().for_each(|name| table.request(&request(name, Some(&peer))));
-    let taken = table.take();
+    names.iter().rev().for_each(|name| worker.request(&request(name, Some(&peer))));
+    let taken = worker.take();
     assert_eq!((requests(&taken), taken.iter().filter(|edge| &*edge.key.service == OTHER).count()), (600, 1));
     let last = format!("shop/s{}:80", MAX_EDGES + 99);
     assert!(taken.iter().any(|edge| *edge.key.service == last));
-    assert!(table.edges.len() <= MAX_EDGES + 2);
-}
-
-#[test]
-fn ways_to_end_are_limited() {
-    let mut table = table();
-    for status in [200, 500] {
-        for code in 0..=16 {
-            for reason in Reason::ALL {
-                let (grpc_status, reason) = (Some(code), Some(reason));
-                table.request(&RequestRecord { status, grpc_status, reason, ..request("s", None) });
-            }
-        }
-    }
-    let taken = table.take().remove(0);
-    assert!(taken.outcomes.len() <= MAX_REPORT_OUTCOMES, "{}", taken.outcomes.len());
-    assert_eq!(taken.requests(), 2 * 17 * Reason::ALL.len() as u64);
-    let rest = |class| {
-        taken.outcomes.iter().find(|one| &*one.reason == OTHER && one.status_class == class).unwrap().count
-    };
-    assert!(rest(2) > 0 && rest(5) > 0);
+    assert!(worker.table.edges.len() <= MAX_EDGES + 2);
 }
 
 #[test]
 fn what_is_not_used_is_given_back() {
     let reports = Reports::new();
-    let mut table = Table::new(&reports);
+    let mut worker = Worker::new(&reports);
     assert!(!reports.has_tables());
     for service in ["a", "b"] {
-        table.request(&RequestRecord { duration: Duration::from_secs(60), ..request(service, None) });
+        worker.request(&RequestRecord { duration: Duration::from_secs(60), ..request(service, None) });
     }
     assert!(reports.has_tables());
     for _ in 0..LINGER {
-        table.take();
-        table.request(&request("a", None));
+        worker.take();
+        worker.request(&request("a", None));
     }
-    assert_eq!(table.edges.len(), 2);
-    table.take();
-    assert_eq!(table.edges.len(), 1, "the other one was used all the time");
-    (0..LINGER).for_each(|_| _ = table.take());
-    assert_eq!((table.edges.len(), table.edges.capacity()), (0, 0));
+    assert_eq!(worker.table.edges.len(), 2);
+    worker.take();
+    assert_eq!(worker.table.edges.len(), 1, "the other one was used all the time");
+    (0..LINGER).for_each(|_| _ = worker.take());
+    assert_eq!((worker.table.edges.len(), worker.table.edges.capacity()), (0, 0));
     assert!(!reports.has_tables(), "nobody asks it any more");
     // And again, also by one that ends.
-    table.request(&request("a", None));
+    worker.request(&request("a", None));
     assert!(reports.has_tables());
-    drop(table);
+    drop(worker);
     assert!(!reports.has_tables());
 }
 
 #[test]
 fn nothing_is_lost_by_an_answer_that_nobody_takes() {
     let reports = Reports::new();
-    let mut table = Table::new(&reports);
+    let mut worker = Worker::new(&reports);
     let (give, mut given) = mpsc::channel(1);
-    table.request(&request("a", None));
-    table.give(0, &give);
-    table.request(&request("a", None));
-    table.give(0, &give);
-    let (worker, taken) = given.try_recv().unwrap();
-    assert_eq!((worker, requests(&taken)), (0, 1));
+    worker.request(&request("a", None));
+    worker.table.give(0, &give);
+    worker.request(&request("a", None));
+    worker.table.give(0, &give);
+    let (of, taken) = given.try_recv().unwrap();
+    assert_eq!((of, requests(&taken)), (0, 1));
     drop(given);
-    table.request(&request("a", None));
-    table.give(0, &give);
-    table.request(&request("a", None));
-    drop(table);
+    worker.request(&request("a", None));
+    worker.table.give(0, &give);
+    worker.request(&request("a", None));
+    drop(worker);
     assert_eq!(requests(&reports.state().left), 3);
 }
 
 #[test]
 fn a_name_that_is_too_long_is_cut_and_still_found() {
-    let mut table = table();
+    let mut worker = worker();
     let name = "ü".repeat(1_000);
     for _ in 0..3 {
-        table.request(&RequestRecord { route: &name, ..request("a", None) });
+        worker.request(&RequestRecord { route: &name, ..request("a", None) });
     }
-    let taken = table.take();
+    let taken = worker.take();
     assert_eq!((taken.len(), taken[0].key.route.len()), (1, 1_024));
 }
