@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{Buf as _, BytesMut};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -110,9 +111,12 @@ fn grpc(
     if code != 0 {
         let words = fields.get("grpc-message").map(|words| text(&String::from_utf8_lossy(words.as_bytes())));
         let why = format!("gRPC status {code}: {}", words.unwrap_or_default());
-        // CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, OUT_OF_RANGE, UNAVAILABLE, DATA_LOSS
+        let after = retry_delay(fields);
         return Err(match code {
-            1 | 4 | 8 | 10 | 11 | 14 | 15 => Failure::later(why),
+            // CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE, UNAVAILABLE, DATA_LOSS
+            1 | 4 | 10 | 11 | 14 | 15 => Failure::Later { why, after },
+            // RESOURCE_EXHAUSTED: of somebody who has not said when, it is a message that will always be too large.
+            8 if after.is_some() => Failure::Later { why, after },
             _ => Failure::Never(why),
         });
     }
@@ -145,6 +149,47 @@ fn decode(body: &[u8], signal: Signal) -> Result<Taken, Failure> {
 fn pause(fields: &HeaderMap) -> Option<Duration> {
     let seconds = fields.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
+}
+
+/// What gRPC has in place of `Retry-After`: `google.rpc.RetryInfo` among the details of the status.
+fn retry_delay(fields: &HeaderMap) -> Option<Duration> {
+    const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+    // Padding is there or not, as the sender likes.
+    let text = fields.get("grpc-status-details-bin")?.to_str().ok()?.trim_end_matches('=');
+    let status = Rich::decode(&*STANDARD_NO_PAD.decode(text).ok()?).ok()?;
+    let info = status.details.into_iter().find(|detail| detail.type_url == RETRY_INFO)?;
+    let delay = RetryInfo::decode(&*info.value).ok()?.delay.unwrap_or_default();
+    let delay = Duration::new(delay.seconds.try_into().ok()?, delay.nanos.try_into().ok()?);
+    Some(delay.min(LONGEST_PAUSE))
+}
+
+/// `google.rpc.Status`, as far as it matters.
+#[derive(prost::Message)]
+struct Rich {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+#[derive(prost::Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    delay: Option<Span>,
+}
+
+#[derive(prost::Message)]
+struct Span {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
 }
 
 /// Of a stranger, for the log.

@@ -308,15 +308,16 @@ fn the_last_ones_are_sent_at_the_end() {
 #[test]
 fn the_end_does_not_wait_for_a_backend_that_hangs() {
     run(|| async {
-        let (address, _) = backend(|_| Say::Nothing).await;
+        let (address, calls) = backend(|_| Say::Nothing).await;
         let more = [("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")];
         let mut sending = sending(&format!("http://{address}"), "http/protobuf", &more).await;
         for _ in 0..3 {
             sending.ask().await;
         }
-        sending.until("two are queued behind one", |sending| sending.numbers().queued == 2).await;
+        sending.until("one is being sent", |_| !calls.borrow().is_empty()).await;
+        sending.until("two are queued behind it", |sending| sending.numbers().queued == 3).await;
         sending.exporters.take().unwrap().flush(Duration::from_millis(50)).await;
-        assert_eq!(sending.dropped(Lost::Shutdown), 2);
+        assert_eq!(sending.dropped(Lost::Shutdown), 3);
     });
 }
 
@@ -440,12 +441,25 @@ fn answers_of_grpc() {
         let partial = ExportTracePartialSuccess { rejected_spans: 0, error_message: "mind".into() };
         Ok(ExportTraceServiceResponse { partial_success: Some(partial) })
     };
-    let cases: [(Answer, Counted); 5] = [
+    // `google.rpc.Status` with a `RetryInfo` of a minute.
+    let in_a_minute = || {
+        let url = b"type.googleapis.com/google.rpc.RetryInfo";
+        let any = [&[0x0a, url.len() as u8], &url[..], &[0x12, 4, 0x0a, 2, 0x08, 60]].concat();
+        let details = [&[0x1a, any.len() as u8], &any[..]].concat();
+        Err(Status::with_details(tonic::Code::ResourceExhausted, "wait", details.into()))
+    };
+    let cases: [(Answer, Counted); 8] = [
         (partial, Drops(Lost::Rejected)),
         (warned, Taken),
         (|| Err(Status::unimplemented("no traces here")), Drops(Lost::Refused)),
         (|| Err(Status::unauthenticated("who?")), Drops(Lost::Refused)),
         (|| Err(Status::unavailable("later")), Drops(Lost::Backend)),
+        (|| Err(Status::resource_exhausted("message larger than 4 MiB")), Drops(Lost::Refused)),
+        (
+            || Err(Status::with_details(tonic::Code::ResourceExhausted, "", "junk".into())),
+            Drops(Lost::Refused),
+        ),
+        (in_a_minute, Drops(Lost::Backend)),
     ];
     for (answer, counted) in cases {
         run(move || async move {
