@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     api::{ControlPlane, Event, Events, Severity},
     figures::{NOTHING, clean, clock, now_ms, shorten, wrap},
-    output::{Output, Present, json, json_line, roughly, say},
+    output::{Output, Present, json, json_line, or_dash, roughly, say},
     stat::table::room,
     when,
 };
@@ -240,7 +240,7 @@ impl Stream {
         if self.args.details {
             for (name, value) in &event.details {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                let line = format!("    {}: {}", clean(name), clean(&value));
+                let line = format!("    {}: {}", clean(name), or_dash(clean(&value)));
                 match room {
                     Some(room) => lines.extend(wrap(&line, room, 6)),
                     None => lines.push(line),

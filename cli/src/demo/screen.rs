@@ -1,7 +1,7 @@
 //! What the user sees: a line for each act as it ends, a live line of the traffic while one goes on, a summary.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
@@ -37,13 +37,13 @@ impl Screen {
 
     pub(crate) fn say(&self, line: impl Display) {
         self.clear();
-        println!("{line}");
+        tell(format_args!("{line}\n"));
     }
 
     /// The line of something that has just been done.
     pub(crate) fn step(&self, line: impl Display) {
         self.clear();
-        println!("[{:4.1} s] {line}", self.elapsed().as_secs_f64());
+        tell(format_args!("[{:4.1} s] {line}\n", self.elapsed().as_secs_f64()));
     }
 
     /// Rewrites the live line, a few times a second at most.
@@ -61,31 +61,36 @@ impl Screen {
         self.last = Some((now, counts));
         let rate = (counts - before).done as f64 / passed.as_secs_f64();
         let failed = counts.failed;
-        print!("\r\x1b[K         {what}: {rate:.0} requests/s, {failed} failed");
-        // A terminal that is gone is noticed elsewhere.
-        let _ = io::stdout().flush();
+        tell(format_args!("\r\x1b[K         {what}: {rate:.0} requests/s, {failed} failed"));
     }
 
     pub(crate) fn summary(&self, facts: &[Fact]) {
         self.clear();
-        println!();
+        tell(format_args!("\n"));
         let width = facts.iter().map(|fact| fact.title.len()).max().unwrap_or_default();
         for fact in facts {
             let mark = if fact.holds { "ok    " } else { "FAILED" };
             let mut lines = fact.text.lines();
-            println!("{mark}  {:width$}  {}", fact.title, lines.next().unwrap_or_default());
+            let first = lines.next().unwrap_or_default();
+            tell(format_args!("{mark}  {:width$}  {first}\n", fact.title));
             for line in lines {
-                println!("{:indent$}{line}", "", indent = width + 10);
+                tell(format_args!("{:indent$}{line}\n", "", indent = width + 10));
             }
         }
-        println!();
+        tell(format_args!("\n"));
     }
 
     fn clear(&self) {
         if self.terminal {
-            print!("\r\x1b[K");
+            tell(format_args!("\r\x1b[K"));
         }
     }
+}
+
+/// A reader that is gone costs its lines: what was begun is taken down in order all the same.
+fn tell(text: fmt::Arguments<'_>) {
+    let mut out = io::stdout();
+    let _ = out.write_fmt(text).and_then(|()| out.flush());
 }
 
 /// With a comma between thousands.

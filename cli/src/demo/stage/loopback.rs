@@ -318,6 +318,7 @@ impl Stage for Loopback {
             ("a call through the mesh", format!("curl -si http://{}:{}/", forward.0, forward.1)),
             ("a call that is refused", format!("curl -si http://{}/", self.plan.relay())),
             ("the mesh", format!("{} status --control-plane-status http://{status}", outrigger.display())),
+            ("its traffic", format!("{} top --control-plane-status http://{status}", outrigger.display())),
             (
                 "a sidecar's metrics",
                 format!("curl -s http://{}:{STATUS_PORT}/metrics", self.plan.address(WEB)),

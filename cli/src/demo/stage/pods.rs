@@ -217,9 +217,10 @@ impl Stage for Pods {
         let control = Place::Pod(self.mesh.control_plane_pod(0).clone());
         let status = (Ipv4Addr::LOCALHOST, CONTROL_PLANE_STATUS_PORT).into();
         if let Some(open) = gate::Open::new(self.inside.outer_pid, gate::STATUS, &control, status) {
-            let command =
-                format!("{} status --control-plane-status http://{}", outrigger.display(), open.address);
-            invitations.push(("the mesh", command));
+            let ask = |what| {
+                format!("{} {what} --control-plane-status http://{}", outrigger.display(), open.address)
+            };
+            invitations.extend([("the mesh", ask("status")), ("its traffic", ask("top"))]);
             self.entrances.push(open);
         }
         invitations.extend([
