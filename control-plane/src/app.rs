@@ -242,7 +242,10 @@ fn take(shared: &server::Shared, reading: Reading) {
         // Whoever saw the refusal waits to hear that it is over.
         Taken::Same { after_errors: true } => {
             let in_force = shared.hub.configuration();
-            tracing::info!(generation = in_force.generation, "the configuration is as it was before the errors");
+            tracing::info!(
+                generation = in_force.generation,
+                "the configuration is as it was before the errors"
+            );
             shared.hub.events().tell(taken(&in_force, ", as before the errors"));
         }
         Taken::Same { after_errors: false } | Taken::Refused { new_errors: false } => {}

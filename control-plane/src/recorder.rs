@@ -216,6 +216,11 @@ impl Recorder {
         (taken, Round(inner.rounds + 1))
     }
 
+    /// When what would be taken now will be kept.
+    pub fn next(&self) -> Round {
+        Round(self.lock().rounds + 1)
+    }
+
     /// The last round that is kept, now and whenever that changes.
     pub fn kept(&self) -> watch::Receiver<u64> {
         self.kept.subscribe()

@@ -18,7 +18,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_certs::SpiffeId;
 use outrigger_proto::{
-    limits::MAX_MESSAGE_BYTES,
+    limits::{MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES},
     pb::{self, identity_server::IdentityServer, mesh_server::MeshServer},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -36,7 +36,6 @@ const MAX_CALLS: u32 = 16;
 /// Room for a token of the largest size and the usual fields.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Room for a greeting that names 10,000 held keys.
-const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// A CSR and a registration.
 const MAX_CSR_REQUEST_BYTES: usize = 64 * 1024;
 /// How long streams have to take their leave when we stop.

@@ -82,6 +82,10 @@ pub const MAX_EVIDENCE: usize = 10;
 /// `why` of a transition, `what` of an outcome.
 pub const MAX_REMARK_BYTES: usize = 1_024;
 
+/// One message of a proxy's. What it holds grows in memory, so it is far less than what a control plane may say; 1,000 edges
+/// with durations of every kind have 3 MiB, and reports become one only as long as they stay below.
+pub const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+
 // === reports ===
 
 /// Edges in one report. A proxy tells 500 a second; two reports may have become one.

@@ -25,7 +25,7 @@ use std::{
 
 use outrigger_proto::{
     convert,
-    limits::{MAX_REPORT_EDGES, MAX_REPORT_EVENTS, MAX_REPORT_LENGTH},
+    limits::{MAX_REPORT_EDGES, MAX_REPORT_EVENTS, MAX_REPORT_LENGTH, MAX_REQUEST_BYTES},
     pb,
     spec::{EdgeTraffic, ProxyEvent, TrafficReport},
 };
@@ -230,7 +230,8 @@ impl Ring {
             return false;
         }
         let (first, second) = (&self.reports[index], &self.reports[index + 1]);
-        let Some(merged) = first.merged(second) else { return false };
+        let merged = first.merged(second).filter(|merged| merged.encoded.len() <= MAX_REQUEST_BYTES);
+        let Some(merged) = merged else { return false };
         self.bytes += merged.encoded.len();
         self.bytes -= first.encoded.len() + second.encoded.len();
         self.counts.merged += 1;

@@ -11,8 +11,10 @@
 //!
 //! A stream begins with the oldest report there is: the control plane tells by its number whether it has it. At most
 //! [`UNACKNOWLEDGED`] are on their way, so a control plane that is slow costs a few messages and its configuration
-//! stream, which is on the same connection, nothing. One that refuses what it is sent gets reports one by one, until the
-//! one that it refuses is found and left out.
+//! stream, which is on the same connection, nothing.
+//!
+//! A report that a control plane refuses is told in an acknowledgement and left out; the stream goes on. One that it cannot
+//! even read ends the stream without a number: then reports are sent one by one, until that one is found and left out.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -46,6 +48,9 @@ const UNACKNOWLEDGED: usize = 16;
 /// A control plane that acknowledges nothing for so long is stuck; it writes once a second.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// Between two lines of the log about reports that are refused one by one.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 /// The `plane`th of the control planes. Runs for as long as the process lives.
 pub async fn run(reports: Arc<Reports>, plane: usize, mut connections: watch::Receiver<Option<Connection>>) {
     let mut rng = SmallRng::from_rng(&mut rand::rng());
@@ -62,6 +67,7 @@ pub async fn run(reports: Arc<Reports>, plane: usize, mut connections: watch::Re
             cursor: 0,
             on_the_way: VecDeque::new(),
             newest: reports.newest.subscribe(),
+            warned: None,
         };
         let ended = tokio::select! {
             ended = stream.carry(now.channel) => Some(ended),
@@ -83,6 +89,8 @@ pub async fn run(reports: Arc<Reports>, plane: usize, mut connections: watch::Re
                     warn!(plane, sequence, "the control plane refuses a report: {why}");
                     reports.on_refused(plane, sequence);
                     window = UNACKNOWLEDGED;
+                    // Those behind it are not to wait for longer with every one that is found.
+                    backoff.on_success();
                 }
                 _ => window = 1,
             },
@@ -105,7 +113,7 @@ pub async fn run(reports: Arc<Reports>, plane: usize, mut connections: watch::Re
 /// Why a stream ended.
 enum Ended {
     Lost(String),
-    /// What was sent will be refused the next time, too.
+    /// It cannot read something of what was sent, nor could it the next time.
     Refused(String),
     /// It does not know what a report is.
     Unable,
@@ -120,6 +128,8 @@ struct Stream<'a> {
     cursor: u64,
     on_the_way: VecDeque<(u64, Instant)>,
     newest: watch::Receiver<u64>,
+    /// That a report was refused, the last time.
+    warned: Option<Instant>,
 }
 
 impl Stream<'_> {
@@ -146,7 +156,7 @@ impl Stream<'_> {
             let stuck = self.on_the_way.front().map(|(_, since)| *since + STUCK);
             tokio::select! {
                 message = incoming.message() => match message {
-                    Ok(Some(pb::ReportAck { sequence })) => self.on_ack(sequence),
+                    Ok(Some(ack)) => self.on_ack(ack),
                     Ok(None) => return Ended::Lost("the control plane ended it".to_owned()),
                     Err(status) => return Ended::by(&status),
                 },
@@ -159,9 +169,21 @@ impl Stream<'_> {
         }
     }
 
-    fn on_ack(&mut self, sequence: u64) {
+    fn on_ack(&mut self, ack: pb::ReportAck) {
         // It cannot have what it was not sent.
-        let sequence = sequence.min(self.cursor);
+        let sequence = ack.sequence.min(self.cursor);
+        for pb::RefusedReport { sequence: refused, why } in ack.refused {
+            if refused <= sequence && self.on_the_way.iter().any(|(sent, _)| *sent == refused) {
+                self.reports.on_refused(self.plane, refused);
+                if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                    self.warned = Some(Instant::now());
+                    warn!(
+                        self.plane,
+                        refused, why, "the control plane refuses a report; others are only counted"
+                    );
+                }
+            }
+        }
         while self.on_the_way.pop_front_if(|(sent, _)| *sent <= sequence).is_some() {}
         if sequence > 0 {
             self.reports.on_ack(self.plane, sequence);

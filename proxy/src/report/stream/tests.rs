@@ -103,7 +103,12 @@ impl Stream {
     }
 
     async fn acknowledge(&self, sequence: u64) {
-        self.say.send(Ok(pb::ReportAck { sequence })).await.unwrap();
+        self.say.send(Ok(pb::ReportAck { sequence, refused: Vec::new() })).await.unwrap();
+    }
+
+    async fn refuse(&self, sequence: u64, refused: u64) {
+        let refused = vec![pb::RefusedReport { sequence: refused, why: "epoch: is 0".to_owned() }];
+        self.say.send(Ok(pb::ReportAck { sequence, refused })).await.unwrap();
     }
 
     /// Until nothing more is sent.
@@ -201,7 +206,32 @@ fn only_so_many_are_on_their_way() {
 }
 
 #[test]
-fn a_report_that_is_refused_stops_no_other() {
+fn a_report_that_is_refused_costs_neither_the_stream_nor_another() {
+    run_local(|| async {
+        let reports = Reports::new();
+        (0..5).for_each(|_| happens(&reports, "a"));
+        let mut plane = Plane::new(&reports, 0).await;
+        let mut other = Plane::new(&reports, 1).await;
+        let mut stream = plane.stream().await;
+        let mut behind = other.stream().await;
+        assert_eq!(stream.numbers().await, [1, 2, 3, 4, 5]);
+        // Not what it was not sent, nor what is beyond what it acknowledges.
+        stream.refuse(1, 5).await;
+        stream.refuse(3, 3).await;
+        stream.refuse(4, 77).await;
+        stream.acknowledge(5).await;
+        happens(&reports, "b");
+        assert_eq!(stream.next().await.sequence, 6, "on the same stream");
+        assert_eq!((reports.standing().refused, reports.standing().waiting), (1, 6));
+        // It is kept for the other one, and not sent here again.
+        drop(stream);
+        assert_eq!(plane.stream().await.numbers().await, [1, 2, 4, 5, 6]);
+        assert_eq!(behind.numbers().await, [1, 2, 3, 4, 5, 6]);
+    });
+}
+
+#[test]
+fn a_report_that_cannot_be_read_stops_no_other() {
     run_local(|| async {
         let reports = Reports::new();
         (0..5).for_each(|_| happens(&reports, "a"));
