@@ -8,12 +8,14 @@ pub(crate) mod table;
 mod watch;
 
 use std::{
+    convert::Infallible,
     io::{IsTerminal as _, stderr, stdout},
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
+use clap::ValueEnum as _;
 
 use self::{
     order::Sort,
@@ -28,13 +30,19 @@ use crate::{
 
 #[derive(Clone, clap::Args)]
 pub(crate) struct Args {
-    /// What the rows are
-    #[arg(value_enum, default_value = "services")]
-    by: By,
+    /// What the rows are; anything else is the name of a service
+    #[arg(value_name = "services|routes|edges", value_parser = What::parse, default_value = "services")]
+    what: What,
     /// Only these: a service, route or identity, with or without its namespace and port
     name: Option<String>,
     #[command(flatten)]
     which: Which,
+}
+
+#[derive(Clone)]
+enum What {
+    By(By),
+    Service(String),
 }
 
 #[derive(Clone, clap::Args)]
@@ -88,13 +96,30 @@ pub(crate) struct Ask {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { by, name, which } = args;
+    let Args { what, name, which } = args;
+    let (by, name) = what.with(name)?;
     which.run(by, name, false)
 }
 
 pub(crate) fn edges(args: EdgesArgs) -> anyhow::Result<ExitCode> {
     let EdgesArgs { name, which } = args;
     which.run(By::Edge, name, true)
+}
+
+impl What {
+    fn parse(text: &str) -> Result<Self, Infallible> {
+        Ok(By::from_str(text, false).map_or_else(|_| Self::Service(text.to_owned()), Self::By))
+    }
+
+    fn with(self, name: Option<String>) -> anyhow::Result<(By, Option<String>)> {
+        match (self, name) {
+            (Self::By(by), name) => Ok((by, name)),
+            (Self::Service(service), None) => Ok((By::Service, Some(service))),
+            (Self::Service(what), Some(name)) => {
+                bail!("want services, routes or edges before {name:?}, not {what:?}")
+            }
+        }
+    }
 }
 
 impl Which {

@@ -212,12 +212,28 @@ fn times_are_checked_before_anybody_is_asked() {
         (&["--to", "-10m"], "--from"),
         (&["--from", "soon"], "want a time such as"),
         (&["--window", "1500ms"], "want whole seconds"),
-        (&["everything"], "services, routes, edges"),
         (&["--sort", "worst"], "possible values"),
     ] {
         let told = parsed(arguments).err().unwrap();
         assert!(told.contains(reason), "{arguments:?}: {told}");
     }
+}
+
+#[test]
+fn a_service_may_be_named_without_saying_that_it_is_one() {
+    let what = |arguments: &[&str]| {
+        let Args { what, name, .. } = parsed(arguments).unwrap();
+        what.with(name).map_err(|error| error.to_string())
+    };
+    let named = |name: &str| Some(name.to_owned());
+    assert_eq!(what(&[]), Ok((By::Service, None)));
+    assert_eq!(what(&["edges"]), Ok((By::Edge, None)));
+    assert_eq!(what(&["route", "orders"]), Ok((By::Route, named("orders"))));
+    assert_eq!(what(&["shop/orders"]), Ok((By::Service, named("shop/orders"))));
+    assert_eq!(
+        what(&["edgs", "orders"]),
+        Err("want services, routes or edges before \"orders\", not \"edgs\"".to_owned())
+    );
 }
 
 /// The fixture with another rate for its first row.
