@@ -102,6 +102,14 @@ impl Jaeger {
         found.context(last)
     }
 
+    /// Whether it knows anything of a trace.
+    pub(crate) fn has(&self, id: &str) -> Result<bool> {
+        let path = format!("/api/traces/{id}");
+        let answer = self.pod.lab().get(SocketAddr::from((self.pod.ipv4(), QUERY_PORT)), &path)?;
+        ensure!([200, 404].contains(&answer.status), "{path}: {answer:?}");
+        Ok(answer.status == 200)
+    }
+
     /// Traces of a service, the spans of each.
     pub(crate) fn traces_of(&self, service: &str) -> Result<Vec<Vec<Span>>> {
         let told = self.get(&format!("/api/traces?service={service}&limit=1000&lookback=1h"))?;
