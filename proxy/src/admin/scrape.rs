@@ -21,13 +21,13 @@ const TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 /// Places for scrapes.
 pub struct Scrapes {
     places: Arc<Semaphore>,
-    /// Merging takes memory, so one at a time does.
-    merging: Semaphore,
+    /// Merging takes memory, so one at a time does, also when those who asked are gone.
+    merging: Arc<Semaphore>,
 }
 
 impl Default for Scrapes {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MOST)), merging: Semaphore::new(1) }
+        Self { places: Arc::new(Semaphore::new(MOST)), merging: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -69,9 +69,13 @@ impl Admin {
         }
         let answered = merges.fetch(format, patience).await;
         // Never closed.
-        let _turn = self.scrapes.merging.acquire().await;
+        let turn = Arc::clone(&self.scrapes.merging).acquire_owned().await;
+        let merge = move || {
+            let _turn = turn;
+            merges.merge(&answered, format)
+        };
         // A fault in there costs the application's lines.
-        task::spawn_blocking(move || merges.merge(&answered, format)).await.unwrap_or_default()
+        task::spawn_blocking(merge).await.unwrap_or_default()
     }
 }
 

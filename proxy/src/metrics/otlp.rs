@@ -1,7 +1,8 @@
 //! The families as OTLP: what the exporter sends in place of, or besides, being scraped.
 //!
 //! Sums and histograms are cumulative, with the bounds that a scrape has. A series starts when the process did, or when it
-//! came (back) into being; so a series that had left is seen to begin anew.
+//! came (back) into being; so a series that had left is seen to begin anew. Where the clock was set back since, that is left
+//! open: backends refuse what starts after it ends.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -85,7 +86,7 @@ impl Moment {
     }
 
     fn start_of(&self, series: &Series) -> u64 {
-        series.created.map_or(self.started, nanos)
+        Some(series.created.map_or(self.started, nanos)).filter(|start| *start <= self.now).unwrap_or(0)
     }
 
     fn number(&self, series: &Series) -> NumberDataPoint {

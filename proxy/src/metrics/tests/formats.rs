@@ -143,6 +143,22 @@ fn all_formats_have_the_same_numbers() {
     assert_eq!(text["outrigger_metrics_series"], text.len() as f64);
 }
 
+#[test]
+fn nothing_starts_after_it_ends() {
+    let (registry, observed) = busy();
+    let before = registry.started() - Duration::from_secs(3_600);
+    let request =
+        otlp::encode(&registry.families(&observed), registry.started(), before, Resource::default());
+    let mut points = 0;
+    for metric in &request.resource_metrics[0].scope_metrics[0].metrics {
+        if let Some(Data::Sum(sum)) = &metric.data {
+            points += sum.data_points.len();
+            assert!(sum.data_points.iter().all(|point| point.start_time_unix_nano == 0), "{metric:?}");
+        }
+    }
+    assert!(points > 20, "{points}");
+}
+
 /// What OpenMetrics asks for beyond Prometheus' format.
 #[test]
 fn open_metrics_keeps_its_rules() {
