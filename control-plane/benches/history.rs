@@ -1,11 +1,8 @@
 //! What the history costs: `cargo bench -p outrigger-control-plane`. CPU time of this process, in each line of a second's
-//! worth of reports. Nothing here asserts a time; under `cargo test` it runs once with little, to see that it runs.
+//! worth of reports; of questions; and memory as the kernel counts it, beside what the history thinks it has. Nothing here
+//! asserts a time; under `cargo test` it runs once with little, to see that it runs.
 
-use std::{
-    fs,
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::{fs, io::Write as _, time::Duration};
 
 use nix::sys::{
     resource::{UsageWho, getrusage},
@@ -78,6 +75,12 @@ fn cpu() -> Duration {
     time(usage.user_time()) + time(usage.system_time())
 }
 
+/// Memory of this process, in MiB.
+fn resident() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4 / 1024
+}
+
 /// `identities`: how many the proxies share. `requests`: of an edge in a second.
 fn merge(proxies: usize, identities: usize, requests: u64, seconds: u64, cap: usize) {
     let mut random = Random(7);
@@ -95,7 +98,7 @@ fn merge(proxies: usize, identities: usize, requests: u64, seconds: u64, cap: us
     let (mut encoder, mut written) = (Encoder::default(), 0);
     let dir = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
     let mut file = fs::File::create(&dir).unwrap_or_else(|error| panic!("{error}"));
-    let [mut decoding, mut taking, mut saving] = [Duration::ZERO; 3];
+    let [mut decoding, mut taking, mut saving, mut longest] = [Duration::ZERO; 4];
     for second in 1..=seconds {
         let mut all = Vec::with_capacity(proxies);
         for (_, report) in &mut reports {
@@ -109,10 +112,12 @@ fn merge(proxies: usize, identities: usize, requests: u64, seconds: u64, cap: us
             decoded.push(convert::report(report).unwrap_or_else(|error| panic!("{error}")));
         }
         let was_decoded = cpu();
+        let mut was_taken = was_decoded;
         for ((reporter, _), report) in reports.iter().zip(&decoded) {
             history.take(reporter, report, DAY + 1_000 * second);
+            let before = std::mem::replace(&mut was_taken, cpu());
+            longest = longest.max(was_taken - before);
         }
-        let was_taken = cpu();
         if let Some(batch) = history.take_unsaved(second == 1) {
             let record = encoder.encode(batch, 0);
             written += record.len();
@@ -125,68 +130,82 @@ fn merge(proxies: usize, identities: usize, requests: u64, seconds: u64, cap: us
     let _ = fs::remove_file(&dir);
     let each = |time: Duration| time.as_secs_f64() * 1e3 / seconds as f64;
     println!(
-        "{proxies} proxies of {identities} identities, 10 edges of {requests}/s: {:.1} ms of CPU a second \
-         (decode {:.1}, merge {:.1}, save {:.1}); {} KiB in, {} KiB to disk a second; {:?}",
+        "{proxies} proxies of {identities} identities, 10 edges of {requests}/s, {seconds} s: {:.1} ms of CPU a second \
+         (decode {:.1}, merge {:.1}, save {:.1}), the longest report {:.1} ms; {} KiB in, {} KiB to disk a second; {:?}",
         each(decoding + taking + saving),
         each(decoding),
         each(taking),
         each(saving),
+        longest.as_secs_f64() * 1e3,
         bytes / 1024,
         written / 1024 / seconds as usize,
         history.size()
     );
+    ask(&history, DAY + 1_000 * seconds);
 }
 
-fn question(services: usize, hours: u64) {
+/// Over all that there is.
+fn ask(history: &History, now: u64) {
+    for (name, by) in [("service", By::Service), ("edge", By::Edge)] {
+        let begun = cpu();
+        let window = history.window(now - 6 * 3_600_000, now);
+        let query = Query { by, side: Side::Outbound, window, namespace: None, service: None };
+        let (groups, _) = query.groups(history.list(Side::Outbound, window), |_, port| port.into());
+        let mut sum = Sum::default();
+        let mut requests = 0;
+        for group in &groups {
+            group.series().iter().for_each(|listed| history.add_up(listed, window, &mut sum));
+            requests += history.row(group, &query, &mut sum).map_or(0, |row| row.requests);
+        }
+        let took = (cpu() - begun).as_secs_f64() * 1e3;
+        println!("  6 h by {name}: {took:.1} ms for {} rows of {requests} requests", groups.len());
+    }
+}
+
+/// Hours of `identities` with ten edges each, all with so many requests in ten seconds.
+fn keep(hours: u64, identities: usize, requests: u64, cap: usize) {
     let mut random = Random(9);
-    let mut history = History::new(4 << 30, false, DAY);
+    let made: Vec<_> = (0..50).map(|number| edge(&mut random, 2 * (number % 5), requests)).collect();
+    let names: Vec<_> = (0..identities).map(|number| id(&format!("w{number}"))).collect();
+    let before = resident();
+    let mut history = History::new(cap, false, DAY);
     let slots = hours * 360;
-    let mut made: Vec<EdgeTraffic> = (0..50).map(|number| edge(&mut random, number, 500)).collect();
     for slot in 1..=slots {
-        for service in 0..services {
-            let edge = &mut made[(service + slot as usize) % 50];
-            edge.key = EdgeKey {
-                side: Side::Outbound,
-                service: format!("shop/s{service}:80").into(),
-                route: "".into(),
-                peer: None,
-            };
+        for (number, name) in names.iter().enumerate() {
+            let edges = (0..10).map(|edge| {
+                let made = &made[(number + edge + slot as usize) % 50];
+                let service = format!("shop/service-{edge}:80").into();
+                EdgeTraffic { key: EdgeKey { service, ..made.key.clone() }, ..made.clone() }
+            });
             let (length, ended_ago) = (Duration::from_secs(1), Duration::ZERO);
-            let edges = vec![edge.clone()];
-            let report =
-                TrafficReport { epoch: 1, sequence: slot, length, ended_ago, edges, events: Vec::new() };
-            history.take(&id(&format!("w{service}")), &report, DAY + slot * 10_000);
+            let (edges, events) = (edges.collect(), Vec::new());
+            let report = TrafficReport { epoch: 1, sequence: slot, length, ended_ago, edges, events };
+            history.take(name, &report, DAY + slot * 10_000);
         }
     }
-    let now = DAY + slots * 10_000;
-    let begun = Instant::now();
-    let window = history.window(now - hours * 3_600_000, now);
-    let query = Query { by: By::Service, side: Side::Outbound, window, namespace: None, service: None };
-    let (groups, _) = query.groups(history.list(Side::Outbound, window), |_, port| port.into());
-    let mut sum = Sum::default();
-    let mut requests = 0;
-    for group in &groups {
-        group.series().iter().for_each(|listed| history.add_up(listed, window, &mut sum));
-        requests += history.row(group, &query, &mut sum).map_or(0, |row| row.requests);
-    }
     println!(
-        "{hours} h of {services} services by service: {:.1} ms for {} rows, {requests} requests; history {} MiB",
-        begun.elapsed().as_secs_f64() * 1e3,
-        groups.len(),
-        history.size().bytes >> 20
+        "{hours} h of {} series, {requests} requests in 10 s each: {} MiB more resident; {:?}",
+        identities * 10,
+        resident().saturating_sub(before),
+        history.size()
     );
+    ask(&history, DAY + slots * 10_000);
 }
 
 fn main() {
     // `cargo test --benches` says nothing, `cargo bench` says --bench.
     if std::env::args().any(|argument| argument == "--bench") {
-        merge(1_000, 1_000, 20, 60, 64 << 20);
-        merge(1_000, 1_000, 100, 60, 64 << 20);
-        merge(1_000, 100, 20, 60, 64 << 20);
-        merge(1_000, 100, 100, 60, 64 << 20);
-        question(100, 6);
+        // First, while the allocator has nothing to give.
+        keep(6, 100, 200, 512 << 20);
+        keep(6, 1_000, 200, 64 << 20);
+        for (identities, requests) in [(1_000, 20), (1_000, 100), (100, 20), (100, 100)] {
+            merge(1_000, identities, requests, 60, 64 << 20);
+        }
+        // When seconds become tens, and memory is full.
+        merge(1_000, 1_000, 20, 180, 64 << 20);
+        merge(1_000, 100, 20, 900, 64 << 20);
     } else {
         merge(3, 2, 20, 3, 64 << 20);
-        question(2, 1);
+        keep(1, 1, 20, 1 << 20);
     }
 }

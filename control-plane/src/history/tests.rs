@@ -105,6 +105,20 @@ fn a_report_is_told_as_it_was() {
 }
 
 #[test]
+fn an_answer_that_was_cut_short_is_a_failure() {
+    let mut history = History::new(1 << 30, false, DAY);
+    let mut told = edge("shop/orders:80", "r", None, &[1_000, 2_000, 3_000], 2);
+    let cut = OutcomeCount { reason: "upstream-reset".into(), count: 1, ..told.outcomes[0].clone() };
+    told.outcomes[0].count = 2;
+    told.outcomes.push(cut);
+    history.take(&id("web"), &report(7, 1, 0, vec![told]), DAY);
+    let row = one(&history, DAY - 10_000, DAY);
+    assert_eq!((row.requests, row.failures), (3, 1));
+    let failed: Vec<_> = row.outcomes.iter().map(|it| (it.reason.as_deref(), it.failed)).collect();
+    assert_eq!(failed, [(None, false), (Some("upstream-reset"), true)]);
+}
+
+#[test]
 fn connections_without_requests_are_a_row_without_percentiles() {
     let mut history = History::new(1 << 30, false, DAY);
     history.take(&id("web"), &report(7, 1, 0, vec![edge("shop/db:5432", "", None, &[], 2)]), DAY);

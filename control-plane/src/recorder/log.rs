@@ -43,7 +43,7 @@ pub(super) struct Log {
 struct File {
     path: PathBuf,
     bytes: u64,
-    /// Of its last record.
+    /// Of its last record. Unknown until it is read: of the latest, so that it stays.
     last_at: u64,
 }
 
@@ -74,7 +74,10 @@ impl Log {
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
             if let Some(number) = number {
-                found.push((number, File { path: entry.path(), bytes: entry.metadata()?.len(), last_at: 0 }));
+                found.push((
+                    number,
+                    File { path: entry.path(), bytes: entry.metadata()?.len(), last_at: u64::MAX },
+                ));
             }
         }
         found.sort_by_key(|(number, _)| *number);
@@ -97,6 +100,8 @@ impl Log {
         for file in &mut self.files {
             let mut bytes = Vec::new();
             fs::File::open(&file.path)?.read_to_end(&mut bytes)?;
+            // One without a record is good for nothing.
+            file.last_at = 0;
             let mut decoder = Decoder::default();
             let mut all = records(&bytes);
             let mut good = all.good;

@@ -1,4 +1,4 @@
-//! `/stat`: rates, outcomes and percentiles of a window. Documented in docs/control-plane.md.
+//! `/stat`: rates, outcomes and percentiles of a window. Documented in docs/history.md.
 
 use std::time::{Duration, Instant};
 

@@ -19,6 +19,7 @@ const HEAD: usize = 40;
 const HIGHEST: u64 = (Durations::MOST_US + 1).next_power_of_two() - 1;
 
 /// `None` was refused.
+#[inline]
 pub(super) fn durations(fields: &mut Fields, bytes: &[u8]) -> Option<Durations> {
     if bytes.is_empty() {
         return Some(Durations::new());
@@ -26,6 +27,7 @@ pub(super) fn durations(fields: &mut Fields, bytes: &[u8]) -> Option<Durations> 
     read(bytes).map_err(|why| fields.refuse(why)).ok()
 }
 
+#[inline]
 fn read(bytes: &[u8]) -> Result<Durations, String> {
     let Some((head, counts)) = bytes.split_at_checked(HEAD) else {
         return Err(format!("is no histogram: it has {} bytes", bytes.len()));
@@ -47,7 +49,7 @@ fn read(bytes: &[u8]) -> Result<Durations, String> {
     if u64::try_from(counts.len()) != Ok(length) {
         return Err(format!("is no histogram: {} bytes in place of {length}", counts.len()));
     }
-    let mut durations = Durations::new();
+    let mut list = Vec::with_capacity(counts.len().div_ceil(2));
     let (mut rest, mut bucket) = (counts, 0u64);
     let (first, last) = (Durations::bucket_of(Durations::LEAST_US), Durations::bucket_of(Durations::MOST_US));
     while !rest.is_empty() {
@@ -58,11 +60,11 @@ fn read(bytes: &[u8]) -> Result<Durations, String> {
         };
         if count > 0 {
             let legal = u16::try_from(bucket).ok().filter(|bucket| (first..=last).contains(bucket));
-            durations.add_bucket(legal.ok_or("has a duration outside of its bounds")?, count);
+            list.push((legal.ok_or("has a duration outside of its bounds")?, count));
         }
         bucket = bucket.saturating_add(1);
     }
-    Ok(durations)
+    Ok(Durations::of_list(list))
 }
 
 /// Nothing without a duration.
@@ -104,6 +106,7 @@ fn write_number(bytes: &mut Vec<u8>, number: i64) {
     bytes.push(zigzag as u8);
 }
 
+#[inline]
 fn read_number(rest: &mut &[u8]) -> Option<i64> {
     let mut zigzag = 0;
     for index in 0..9 {

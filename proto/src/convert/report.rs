@@ -22,6 +22,8 @@ use crate::{
 
 // === from the wire ===
 
+/// Inlined with what it calls for each edge: this crate is built for size, and a control plane takes 10,000 of them a second.
+#[inline]
 pub fn report(from: pb::TrafficReport) -> Result<TrafficReport, ConvertError> {
     let mut fields = Fields::new();
     for (name, number) in [("epoch", from.epoch), ("sequence", from.sequence)] {
@@ -51,6 +53,7 @@ pub fn report(from: pb::TrafficReport) -> Result<TrafficReport, ConvertError> {
     })
 }
 
+#[inline]
 fn edge(fields: &mut Fields, from: pb::EdgeTraffic) -> Option<EdgeTraffic> {
     let side = fields.at("side", |fields| {
         fields.kind(from.side, |side| match side {
@@ -97,6 +100,7 @@ fn edge(fields: &mut Fields, from: pb::EdgeTraffic) -> Option<EdgeTraffic> {
     Some(traffic)
 }
 
+#[inline]
 fn outcome(fields: &mut Fields, from: pb::OutcomeCount) -> Option<OutcomeCount> {
     let class = fields.at("status_class", |fields| fields.within(from.status_class, 0..=5));
     let grpc_status = fields.at("grpc_status", |fields| fields.within(from.grpc_status, 0..=256));
@@ -127,6 +131,7 @@ fn event(fields: &mut Fields, from: pb::ProxyEvent) -> Option<ProxyEvent> {
 }
 
 /// Text that ends up in tables and on terminals; it may be empty.
+#[inline]
 fn words(fields: &mut Fields, text: &str, most: usize) -> Arc<str> {
     if text.chars().any(char::is_control) {
         fields.refuse("has a control character");

@@ -11,11 +11,13 @@ use std::time::Duration;
 /// at the end of the range.
 ///
 /// Without a record it takes no room; then it grows with the longest duration: 6 KiB for one of some milliseconds, 1 KiB
-/// more for each doubling, 24 KiB for 10 min.
+/// more for each doubling, 24 KiB for 10 min. One that was made of a list is that list until something is added to it.
 #[derive(Clone, Debug, Default)]
 pub struct Durations {
     /// By bucket; as many as [`room`] says.
     counts: Vec<u64>,
+    /// In place of that: what is counted, by bucket.
+    list: Vec<(u16, u64)>,
 }
 
 /// Buckets that a power of two has; the first has twice as many.
@@ -34,6 +36,7 @@ impl Durations {
     }
 
     /// The bucket of a duration in microseconds.
+    #[inline]
     pub const fn bucket_of(micros: u64) -> u16 {
         let micros = if micros > Self::MOST_US { Self::MOST_US } else { micros };
         let power = 56 - (micros | 255).leading_zeros();
@@ -42,6 +45,7 @@ impl Durations {
     }
 
     /// The longest duration of a bucket, in microseconds.
+    #[inline]
     pub const fn micros_of(bucket: u16) -> u64 {
         let bucket = bucket as u64;
         let half = HALF as u64;
@@ -52,6 +56,12 @@ impl Durations {
         ((bucket - power * half + 1) << power) - 1
     }
 
+    /// Of buckets that rise, each of them one that there is.
+    pub(crate) fn of_list(list: Vec<(u16, u64)>) -> Self {
+        debug_assert!(list.is_sorted_by(|a, b| a.0 < b.0));
+        Self { counts: Vec::new(), list }
+    }
+
     pub fn record(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.add_bucket(Self::bucket_of(micros.max(Self::LEAST_US)), 1);
@@ -59,6 +69,8 @@ impl Durations {
 
     /// Exact: both have the same buckets.
     pub fn add(&mut self, other: &Self) {
+        self.spread();
+        other.list.iter().for_each(|(bucket, count)| self.add_bucket(*bucket, *count));
         if self.counts.len() < other.counts.len() {
             self.grow(other.counts.len());
         }
@@ -70,10 +82,12 @@ impl Durations {
     /// Forgets what was recorded, not the room for it.
     pub fn reset(&mut self) {
         self.counts.fill(0);
+        self.list.clear();
     }
 
     pub fn count(&self) -> u64 {
-        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        let counts = self.counts.iter().chain(self.list.iter().map(|(_, count)| count));
+        counts.fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// `None`: nothing was recorded. `quantile`: 0 to 1.
@@ -85,7 +99,7 @@ impl Durations {
             sum >= wanted
         });
         // Of very many, the product may be one more than there are.
-        let found = found.or_else(|| self.buckets().last());
+        let found = found.or_else(|| self.buckets().next_back());
         found.map(|(bucket, _)| Duration::from_micros(Self::micros_of(bucket)))
     }
 
@@ -95,24 +109,42 @@ impl Durations {
     }
 
     /// The buckets that are not empty, the shortest first, and how often each.
+    #[inline]
     pub fn buckets(&self) -> impl DoubleEndedIterator<Item = (u16, u64)> {
-        let all = self.counts.iter().enumerate();
-        all.filter(|(_, count)| **count > 0).map(|(bucket, count)| (bucket as u16, *count))
+        let all = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        all.map(|(bucket, count)| (bucket as u16, *count)).chain(self.list.iter().copied())
     }
 
     /// Adds what [`Self::buckets`] of another one has said. One that there is not counts as the last.
+    // Whoever adds many up is in another crate.
+    #[inline]
     pub fn add_bucket(&mut self, bucket: u16, count: u64) {
         let bucket = usize::from(bucket).min(Self::BUCKETS - 1);
-        if count == 0 {
-            return;
-        }
-        if bucket >= self.counts.len() {
-            self.grow(room(bucket));
+        if bucket >= self.counts.len() || !self.list.is_empty() {
+            if count == 0 {
+                return;
+            }
+            self.spread();
+            if bucket >= self.counts.len() {
+                self.grow(room(bucket));
+            }
         }
         self.counts[bucket] = self.counts[bucket].saturating_add(count);
     }
 
+    /// So that there is no list.
+    fn spread(&mut self) {
+        let list = std::mem::take(&mut self.list);
+        if let Some((longest, _)) = list.last() {
+            self.grow(room(usize::from(*longest)).max(self.counts.len()));
+        }
+        for (bucket, count) in list {
+            self.counts[usize::from(bucket)] = count;
+        }
+    }
+
     /// So many, without room for more: most never need it.
+    #[cold]
     fn grow(&mut self, room: usize) {
         self.counts.reserve_exact(room - self.counts.len());
         self.counts.resize(room, 0);

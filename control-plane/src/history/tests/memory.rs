@@ -87,6 +87,27 @@ fn too_many_names_are_folded_with_their_numbers_and_come_back() {
     assert_eq!(&*one(&history, now - 5 * SECOND, now).service, "shop/s7:80");
 }
 
+/// What is remembered of folded names has a bound too: beside it there is always room for traffic.
+#[test]
+fn names_alone_cannot_fill_it() {
+    const CAP: usize = 1 << 20;
+    let mut history = History::new(CAP, false, DAY);
+    let mut now = DAY;
+    for sequence in 1..=5u64 {
+        now += SECOND;
+        for workload in 0..100 {
+            let edges = (0..100).map(|n| edge(&format!("shop/s{n}:80"), "", None, &[1_000], 2));
+            history.take(&id(&format!("w{workload}")), &report(1, sequence, 0, edges.collect()), now);
+            assert!(history.size().bytes <= CAP, "{:?}", history.size());
+        }
+    }
+    assert_eq!(history.size().bytes, history.recount());
+    let (rows, incomplete) = ask(&history, By::Service, Side::Outbound, DAY, now);
+    assert!(incomplete);
+    assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 5 * 100 * 100, "no request is lost");
+    assert_eq!(history.counts().evicted, 0);
+}
+
 #[test]
 fn one_workload_cannot_have_names_without_end() {
     let mut history = History::new(1 << 30, false, DAY);

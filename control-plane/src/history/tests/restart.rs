@@ -56,6 +56,24 @@ fn a_restart_loses_nothing_that_was_saved_and_counts_nothing_twice() {
     assert_eq!(again.reporters(again.window(DAY, now)), 2);
 }
 
+/// On disk too it is under `other`: names that there was no room for would be as many there.
+#[test]
+fn what_was_folded_is_folded_after_a_restart_and_says_so() {
+    let mut history = History::new(1 << 30, true, DAY);
+    let mut encoder = Encoder::default();
+    let mut records = Vec::new();
+    for sequence in 1..=3u64 {
+        let edges = (0..5_000).map(|n| edge(&format!("shop/s{sequence}-{n}:80"), "", None, &[10], 2));
+        history.take(&id("mad"), &report(1, sequence, 0, edges.collect()), DAY);
+        records.extend(history.take_unsaved(false).map(|batch| encoder.encode(batch, DAY)));
+    }
+    assert!(records[2].len() < 1_000, "{}", records[2].len());
+    let again = restored(&records, 1 << 30, DAY);
+    let asked = |history: &History| ask(history, By::Service, Side::Outbound, DAY - 5_000, DAY);
+    assert_eq!(asked(&again), asked(&history));
+    assert!(asked(&again).1, "incomplete");
+}
+
 #[test]
 fn a_file_can_begin_at_any_record_if_it_says_all_marks() {
     let mut history = History::new(1 << 30, true, DAY);

@@ -62,6 +62,21 @@ proptest! {
         recorded(&one).buckets().for_each(|(bucket, count)| by_bucket.add_bucket(bucket, count));
         let all = recorded(&[one, other].concat());
         prop_assert_eq!(&sum, &all);
+        // As they arrive: lists, until something is added.
+        let list = |durations: &Durations| Durations::of_list(durations.buckets().collect());
+        let mut listed = list(&recorded(&[]));
+        for other in [&sum, &by_bucket] {
+            let other = list(other);
+            prop_assert_eq!((&other, other.count(), other.max()), (&all, all.count(), all.max()));
+            prop_assert_eq!(other.quantile(0.5), all.quantile(0.5));
+            listed.add(&other);
+            let mut twice = other.clone();
+            twice.add(&other);
+            prop_assert_eq!(twice.count(), 2 * all.count());
+            twice.reset();
+            prop_assert_eq!(twice, Durations::new());
+        }
+        prop_assert_eq!(listed.count(), 2 * all.count());
         prop_assert_eq!(&by_bucket, &all);
         prop_assert_eq!((sum.count(), sum.max()), (all.count(), all.max()));
     }
