@@ -1,7 +1,7 @@
 //! What one worker has counted for the next report: an edge for each side, service, route and peer.
 //!
-//! Recording finds an edge by the hash of its key and adds to it; only the first record of an edge, of an outcome and of a
-//! longer duration allocates. An edge that was not used for [`LINGER`] reports is given back with its histogram.
+//! Recording finds an edge by the hash of its key and adds to it; only the first record of an edge, of an outcome, of a
+//! longer duration and of another cipher allocates. An edge that was not used for [`LINGER`] reports is given back with its histogram.
 //!
 //! An edge beyond the limit counts as `other`: nothing is lost but who it was. Outcomes are few by themselves; [`fold`]
 //! keeps them within what a report may have.

@@ -11,6 +11,9 @@ use smallvec::SmallVec;
 /// Values of all sources together: ten times what the proxy itself has by default.
 pub(super) const MOST_LINES: u64 = 20_000;
 
+/// Labels of one line: four times what Mimir takes unless told otherwise. Each is compared with those before it.
+const MOST_LABELS: usize = 120;
+
 /// Names that are the proxy's own.
 const RESERVED: [&str; 2] = ["outrigger_", "process_"];
 
@@ -18,7 +21,7 @@ const RESERVED: [&str; 2] = ["outrigger_", "process_"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
-    /// It breaks the format, or is not UTF-8.
+    /// It breaks the format, is not UTF-8, or has more than [`MOST_LABELS`].
     Malformed,
     /// Its name begins as those of the proxy do.
     Reserved,
@@ -347,7 +350,7 @@ fn labels(mut rest: &str) -> Option<(LabelsOf<'_>, &str)> {
         let after = after.trim_start_matches(BLANK).strip_prefix('=')?;
         let after = after.trim_start_matches(BLANK).strip_prefix('"')?;
         let end = end_of_value(after)?;
-        if !legal {
+        if !legal || labels.len() == MOST_LABELS {
             return None;
         }
         labels.push((name, &after[..end]));

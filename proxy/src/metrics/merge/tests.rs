@@ -174,6 +174,19 @@ fn what_breaks_the_format_is_left_out() {
     }
 }
 
+/// Comparing each with all before it is what a page of one endless line would be made for.
+#[test]
+fn a_line_has_so_many_labels_at_most() {
+    let line = |labels: usize| {
+        let labels: Vec<_> = (0..labels).map(|n| format!("l{n}=\"\"")).collect();
+        format!("x{{{}}} 1\n", labels.join(","))
+    };
+    let (page, outcomes) = merged(&[(&line(120), false), (&line(121), false)], Format::Text);
+    assert_eq!(outcomes.iter().map(|outcome| outcome.lines).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(outcomes[1].dropped[Cause::Malformed as usize], 1);
+    assert!(page.contains("l119=") && !page.contains("l120="), "{page}");
+}
+
 #[test]
 fn no_byte_that_is_no_text_gets_through() {
     let mut pages = read::Pages::default();
