@@ -184,8 +184,7 @@ fn keep(hours: u64, identities: usize, requests: u64, cap: usize) {
         }
     }
     println!(
-        "{hours} h of {} series, {requests} requests in 10 s each: {} MiB more resident; {:?}",
-        identities * 10,
+        "{hours} h of {identities} identities, 10 edges of {requests} in 10 s: {} MiB more resident; {:?}",
         resident().saturating_sub(before),
         history.size()
     );
@@ -203,7 +202,7 @@ fn main() {
         }
         // When seconds become tens, and memory is full.
         merge(1_000, 1_000, 20, 180, 64 << 20);
-        merge(1_000, 100, 20, 900, 64 << 20);
+        merge(1_000, 100, 20, 660, 64 << 20);
     } else {
         merge(3, 2, 20, 3, 64 << 20);
         keep(1, 1, 20, 1 << 20);
