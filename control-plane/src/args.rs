@@ -11,7 +11,7 @@ use std::{
 
 use clap::Parser;
 use outrigger_certs::{TrustDomain, authority::Files};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::{ca::Source, duration};
 
@@ -81,7 +81,7 @@ pub struct Settings {
     /// In bytes.
     pub history_memory: usize,
     pub history_disk: u64,
-    pub log: EnvFilter,
+    pub log: Targets,
 }
 
 impl Args {
@@ -166,8 +166,7 @@ impl Args {
                 Source::Own(own)
             }
         };
-        let filter = EnvFilter::builder().parse(&log);
-        let log = filter.map_err(|error| note("log", format!("{log:?} is not a filter: {error}"))).ok();
+        let log = log_filter(&log).map_err(|wanted| note("log", format!("{log:?}: {wanted}"))).ok();
         let history = history_memory.and_then(|memory| usize::try_from(memory).ok()).zip(history_disk);
         match (config_dir, state_dir, trust_domain, listen, status_listen, leaf_life, history, log) {
             (
@@ -194,6 +193,17 @@ impl Args {
             _ => Err(wrong),
         }
     }
+}
+
+/// A bare word that is no level would be taken for a module by the parser and silence everything else.
+fn log_filter(text: &str) -> Result<Targets, &'static str> {
+    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok() && part.parse::<usize>().is_err();
+    let parts_are_legal = text.split(',').all(|part| match part.rsplit_once('=') {
+        Some((module, level)) => !module.is_empty() && is_level(level),
+        None => is_level(part),
+    });
+    let filter = text.parse().ok().filter(|_| parts_are_legal);
+    filter.ok_or("want off, error, warn, info, debug, trace, or a list such as info,MODULE=debug")
 }
 
 /// Bytes of `64MiB`, `1GiB`, `512KiB` or a plain number of them.
@@ -252,6 +262,18 @@ mod tests {
             "{told:#?}"
         );
         assert!(told[0].contains("OUTRIGGER_CONFIG_DIR"));
+    }
+
+    #[test]
+    fn a_log_filter_has_levels() {
+        for text in
+            ["off", "info", "WARN,outrigger_control_plane=debug", "outrigger_control_plane::hub=trace"]
+        {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        for text in ["", "verbose", "info,hub", "hub=loud", "=info", "3", "info,"] {
+            assert!(log_filter(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use outrigger_control_plane::{
     args::{Args, Settings},
     kinds,
 };
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
 fn run(mut settings: Settings) -> anyhow::Result<()> {
     let filter = std::mem::take(&mut settings.log);
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    tracing_subscriber::registry().with(filter).with(format).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async { App::build(settings).await?.run().await })
 }

@@ -19,11 +19,14 @@ use super::outcomes::OutcomeId;
 pub(super) struct Parts {
     /// received, sent, connections, connections failed
     pub(super) numbers: [u64; 4],
-    pub(super) outcomes: Vec<(OutcomeId, u64)>,
-    pub(super) buckets: Vec<(u16, u64)>,
+    pub(super) outcomes: Counted<OutcomeId>,
+    pub(super) buckets: Counted<u16>,
     /// Where sums are made: empty in between.
-    spare: (Vec<(OutcomeId, u64)>, Vec<(u16, u64)>),
+    spare: (Counted<OutcomeId>, Counted<u16>),
 }
+
+/// How often each.
+type Counted<K> = Vec<(K, u64)>;
 
 // === impl Parts ===
 
@@ -106,7 +109,7 @@ struct Sums<'a> {
 struct Merge<'a, K> {
     /// What is left of the other one.
     known: &'a [(K, u64)],
-    sum: &'a mut Vec<(K, u64)>,
+    sum: &'a mut Counted<K>,
 }
 
 impl Visit for Sums<'_> {

@@ -74,7 +74,7 @@ impl Rig {
             ca: Source::Own(dir.path().join("state/ca")),
             history_memory: 64 << 20,
             history_disk: 256 << 20,
-            log: tracing_subscriber::EnvFilter::default(),
+            log: tracing_subscriber::filter::Targets::default(),
         };
         let app = App::build(settings).await.unwrap();
         let (grpc, status) = app.addresses().unwrap();

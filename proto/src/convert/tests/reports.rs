@@ -29,7 +29,7 @@ fn edge() -> impl Strategy<Value = EdgeTraffic> {
         |(key, security, outcomes, received, sent, (connections, connections_failed))| {
             let mut durations = Durations::new();
             outcomes.iter().for_each(|(outcome, micros)| {
-                durations.add_bucket(Durations::bucket_of(*micros), outcome.count)
+                durations.add_bucket(Durations::bucket_of(*micros), outcome.count);
             });
             let outcomes = outcomes.into_iter().map(|(outcome, _)| outcome).collect();
             EdgeTraffic {
