@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,12 +12,13 @@ use std::{
 
 use tokio::{sync::Notify, time::sleep};
 
-/// Takes memory as it is needed and gives none back: at its fullest it is as large as it was told it may be.
+/// Takes memory as it is needed, and gives it back with each batch.
 #[derive(Debug)]
 pub struct Queue<T> {
     most: usize,
     batch: usize,
-    items: Mutex<VecDeque<T>>,
+    /// Boxed, so that little is moved while it is locked: a batch of spans would be a quarter of a megabyte.
+    items: Mutex<VecDeque<Box<T>>>,
     /// There is enough for a batch, or nothing more will come.
     enough: Notify,
     closed: AtomicBool,
@@ -29,6 +31,7 @@ impl<T> Queue<T> {
 
     /// `false`: it is full.
     pub fn push(&self, item: T) -> bool {
+        let item = Box::new(item);
         let mut items = self.items();
         if items.len() >= self.most {
             return false;
@@ -53,7 +56,10 @@ impl<T> Queue<T> {
         }
         let mut items = self.items();
         let count = items.len().min(self.batch);
-        items.drain(..count).collect()
+        let rest = items.split_off(count);
+        let taken = mem::replace(&mut *items, rest);
+        drop(items);
+        taken.into_iter().map(|item| *item).collect()
     }
 
     /// Ends the wait for more.
@@ -77,7 +83,7 @@ impl<T> Queue<T> {
         self.items().len()
     }
 
-    fn items(&self) -> MutexGuard<'_, VecDeque<T>> {
+    fn items(&self) -> MutexGuard<'_, VecDeque<Box<T>>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
