@@ -11,7 +11,7 @@ use std::{
 
 use clap::Parser;
 use outrigger_certs::{TrustDomain, authority::Files};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::Targets;
 
 use crate::{ca::Source, duration};
 
@@ -197,7 +197,8 @@ impl Args {
 
 /// A bare word that is no level would be taken for a module by the parser and silence everything else.
 fn log_filter(text: &str) -> Result<Targets, &'static str> {
-    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok() && part.parse::<usize>().is_err();
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |part: &str| LEVELS.contains(&part.to_ascii_lowercase().as_str());
     let parts_are_legal = text.split(',').all(|part| match part.rsplit_once('=') {
         Some((module, level)) => !module.is_empty() && is_level(level),
         None => is_level(part),

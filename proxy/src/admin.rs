@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header::HOST};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{Registry, filter::Targets, reload};
 
 use crate::{context::Ctx, worker::Ask};
 
@@ -31,7 +31,7 @@ pub struct Admin {
     pub ctx: Arc<Ctx>,
     /// One per worker.
     pub workers: Vec<mpsc::Sender<Ask>>,
-    pub log: reload::Handle<EnvFilter, Registry>,
+    pub log: reload::Handle<Targets, Registry>,
     pub scrapes: scrape::Scrapes,
 }
 
@@ -122,7 +122,7 @@ impl Admin {
         let level = query.split('&').find_map(|pair| pair.strip_prefix("level=")).unwrap_or_default();
         // `=` and `,` may come encoded; nothing else in a filter needs it.
         let level = level.replace("%3D", "=").replace("%3d", "=").replace("%2C", ",").replace("%2c", ",");
-        let filter = crate::config::read::log(&level).and_then(|level| EnvFilter::try_new(level).ok());
+        let filter = crate::config::read::log(&level).and_then(|level| level.parse::<Targets>().ok());
         match filter.map(|filter| self.log.reload(filter)) {
             Some(Ok(())) => Answer::text(StatusCode::OK, &format!("log: {level}\n")),
             Some(Err(error)) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),

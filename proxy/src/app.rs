@@ -43,7 +43,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 use tracing_subscriber::{
-    EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
 use crate::{
@@ -169,8 +169,8 @@ fn prepare(mut config: Config) -> Result<Prepared, Problems> {
     Ok(Prepared { ctx, listeners, socket, certificates, sync, store })
 }
 
-fn start_log(filter: &str) -> Result<reload::Handle<EnvFilter, Registry>, String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+fn start_log(filter: &str) -> Result<reload::Handle<Targets, Registry>, String> {
+    let filter = filter.parse::<Targets>().map_err(|error| error.to_string())?;
     let (filter, handle) = reload::Layer::new(filter);
     let format =
         tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
@@ -223,7 +223,7 @@ fn runtime() -> Result<LocalRuntime, Problems> {
 // ---- running --------------------------------------------------------------------------------------------------------
 
 /// From the start of the workers to the end of the process; the control runtime's main task.
-async fn live(prepared: Prepared, log: reload::Handle<EnvFilter, Registry>) -> ExitCode {
+async fn live(prepared: Prepared, log: reload::Handle<Targets, Registry>) -> ExitCode {
     let Prepared { ctx, listeners, socket, certificates, sync, store } = prepared;
     let signals = match Signals::new() {
         Ok(signals) => signals,

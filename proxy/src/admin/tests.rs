@@ -6,6 +6,7 @@ use std::{
 use outrigger_certs::KeyRequest;
 use outrigger_core::bulkhead::Config;
 use outrigger_proto::spec::{Cause, Circuit, Outcome, Transition};
+use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
 use crate::{
@@ -25,7 +26,7 @@ fn admin() -> (Admin, Made) {
 
 fn admin_with(more: &str) -> (Admin, Made) {
     let made = context(more);
-    let (_, log) = reload::Layer::new(EnvFilter::new("info"));
+    let (_, log) = reload::Layer::new(Targets::new().with_default(LevelFilter::INFO));
     (Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log, scrapes: Default::default() }, made)
 }
 
@@ -146,7 +147,7 @@ async fn no_page_shows_a_key_or_a_token() {
 #[tokio::test]
 async fn the_log_filter_is_changed() {
     let made = context("");
-    let (layer, log) = reload::Layer::new(EnvFilter::new("info"));
+    let (layer, log) = reload::Layer::new(Targets::new().with_default(LevelFilter::INFO));
     let admin = Admin { ctx: Arc::clone(&made.ctx), workers: Vec::new(), log, scrapes: Default::default() };
     for (level, status) in
         [("debug", 200), ("warn,outrigger_proxy::sync%3Ddebug", 200), ("", 400), ("loud", 400)]

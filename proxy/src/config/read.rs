@@ -10,7 +10,7 @@ use std::{
 };
 
 use outrigger_proto::spec::{Authority, DestinationKey};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::{
     AccessLog, Capture, Config, Forward, HostPort, RunArgs, Serve, Token, otel,
@@ -288,5 +288,5 @@ pub fn log(text: &str) -> Option<String> {
         Some((target, level)) => !target.is_empty() && is_level(level),
         None => is_level(part),
     });
-    (parts_are_legal && EnvFilter::try_new(text).is_ok()).then(|| text.to_owned())
+    (parts_are_legal && text.parse::<Targets>().is_ok()).then(|| text.to_owned())
 }

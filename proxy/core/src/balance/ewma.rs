@@ -126,7 +126,7 @@ impl Load {
     /// What is left of the estimate's weight by now, between 0 and 1.
     fn weight(&self, now: Instant) -> f64 {
         let elapsed = nanos(now.saturating_duration_since(self.updated));
-        (-elapsed / (DECAY.as_nanos() as f64)).exp()
+        libm::exp(-elapsed / (DECAY.as_nanos() as f64))
     }
 }
 

@@ -109,12 +109,12 @@ impl AddAssign for Counts {
 impl Latencies {
     pub(super) fn record(&mut self, microseconds: u32) {
         self.total = self.total.saturating_add(1);
-        self.log2 += f64::from(microseconds.max(1)).log2();
+        self.log2 += libm::log2(f64::from(microseconds.max(1)));
     }
 
     /// In microseconds.
     pub(super) fn mean(self) -> f64 {
-        (self.log2 / f64::from(self.total.max(1))).exp2()
+        libm::exp2(self.log2 / f64::from(self.total.max(1)))
     }
 }
 
