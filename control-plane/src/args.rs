@@ -199,8 +199,12 @@ impl Args {
 fn log_filter(text: &str) -> Result<Targets, &'static str> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |part: &str| LEVELS.contains(&part.to_ascii_lowercase().as_str());
+    // What the parser takes for a module but none can be called would match nothing, without a word.
+    let is_module = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte))
+    };
     let parts_are_legal = text.split(',').all(|part| match part.rsplit_once('=') {
-        Some((module, level)) => !module.is_empty() && is_level(level),
+        Some((module, level)) => is_module(module) && is_level(level),
         None => is_level(part),
     });
     let filter = text.parse().ok().filter(|_| parts_are_legal);
@@ -272,7 +276,7 @@ mod tests {
         {
             assert!(log_filter(text).is_ok(), "{text}");
         }
-        for text in ["", "verbose", "info,hub", "hub=loud", "=info", "3", "info,"] {
+        for text in ["", "verbose", "info,hub", "hub=loud", "=info", "3", "info,", "[span]=info"] {
             assert!(log_filter(text).is_err(), "{text}");
         }
     }

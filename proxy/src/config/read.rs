@@ -284,8 +284,12 @@ fn access_log_format(text: &str) -> Result<Option<access_log::Format>, String> {
 pub fn log(text: &str) -> Option<String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |part: &str| LEVELS.contains(&part.to_ascii_lowercase().as_str());
+    // What the parser takes for a module but none can be called would match nothing, without a word.
+    let is_module = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte))
+    };
     let parts_are_legal = text.split(',').all(|part| match part.rsplit_once('=') {
-        Some((target, level)) => !target.is_empty() && is_level(level),
+        Some((target, level)) => is_module(target) && is_level(level),
         None => is_level(part),
     });
     (parts_are_legal && text.parse::<Targets>().is_ok()).then(|| text.to_owned())

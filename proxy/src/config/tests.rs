@@ -174,6 +174,7 @@ fn single_mistakes() {
         ("--address 0.0.0.0", "--address \"0.0.0.0\": want"),
         ("--zone a!", "--zone \"a!\": want"),
         ("--log loud", "--log \"loud\": want"),
+        ("--log [span]=info", "--log \"[span]=info\": want"),
         ("--log =info", "--log"),
         ("--drain-grace 2h", "--drain-grace \"2h\": want"),
         ("--admin-port +80", "--admin-port \"+80\": want a port"),
