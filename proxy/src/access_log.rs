@@ -41,12 +41,16 @@ mod tests;
 pub use format::Format;
 pub use only::Only;
 
-/// Bytes that may wait in one lane.
-const LANE_BYTES: usize = 512 * 1024;
+/// Bytes that may wait in one lane: 5,000 lines or so, for a disk that stands still for a second. Taken only then.
+const LANE_BYTES: usize = 2 * 1024 * 1024;
 /// How long lines may gather before they are written, under load.
 const GATHER: Duration = Duration::from_millis(10);
 /// A buffer that grew beyond this is given back once it has been written.
 const KEEP_BYTES: usize = 64 * 1024;
+
+/// How often a lane that the writer is emptying is tried again at once, and after giving way to other threads.
+const SPINS: usize = 200;
+const YIELDS: usize = 20;
 
 /// The log of the process; clones share it.
 #[derive(Clone)]
@@ -222,14 +226,15 @@ impl Open {
 }
 
 impl Queue {
-    /// The writer holds the lock only to swap two vectors, so a few tries nearly always suffice; and if it was
-    /// suspended in that moment, a line is not worth a wait.
+    /// The writer holds the lock only to swap two vectors, so a few tries nearly always suffice. If it was suspended in
+    /// that moment, giving way lets it go on where it waits for this very core; more than that a line is not worth.
     fn try_lock(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
-        for _ in 0..200 {
+        for attempt in 0..SPINS + YIELDS {
             match self.lines.try_lock() {
                 Ok(queue) => return Some(queue),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+                Err(TryLockError::WouldBlock) if attempt < SPINS => std::hint::spin_loop(),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
             }
         }
         None

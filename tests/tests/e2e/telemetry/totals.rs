@@ -208,10 +208,14 @@ fn totals(lab: &Lab) -> Result<()> {
     ensure!(logged == wanted, "the callers were told {wanted:?}, the log has {logged:?}");
 
     for (workload, side) in [(&scene.web, "outbound"), (&scene.store, "inbound")] {
-        let logged = if side == "outbound" { logged.clone() } else { settled(workload, side)? };
-        ensure!(logged.len() >= 5, "{side}: {logged:?}");
         let reader = scene.mesh.control_plane_pod(0);
         let address = SocketAddr::from((workload.pod.ipv4(), 15020));
+        let logged = if side == "outbound" {
+            logged.clone()
+        } else {
+            settled(workload, side, || from_page(&Format::Text.page(reader, address)?, side))?
+        };
+        ensure!(logged.len() >= 5, "{side}: {logged:?}");
         for format in [Format::Text, Format::OpenMetrics] {
             same(&logged, &format!("{format:?}, {side}"), || {
                 from_page(&format.page(reader, address)?, side)
@@ -328,15 +332,18 @@ fn same(wanted: &Totals, who: &str, source: impl Fn() -> Result<Totals>) -> Resu
     Ok(())
 }
 
-/// The log of a side, once nothing is added any more.
-fn settled(workload: &Workload, side: &str) -> Result<Totals> {
-    let mut last = Totals::new();
+/// The log of a side, once nothing is added any more and it has as many as the proxy's counters.
+fn settled(workload: &Workload, side: &str, counters: impl Fn() -> Result<Totals>) -> Result<Totals> {
+    let sum = |totals: &Totals| totals.values().sum::<u64>();
+    let (mut last, mut counted) = (Totals::new(), Totals::new());
     wait_for(SOON, "a log that stands still", || {
         thread::sleep(Duration::from_secs(1));
         let now = from_log(workload, side).unwrap_or_default();
-        let still = now == last && !now.is_empty();
+        counted = counters().unwrap_or_default();
+        let still = now == last && !now.is_empty() && sum(&now) == sum(&counted);
         last = now;
         still
-    })?;
+    })
+    .with_context(|| format!("{side}: the log has {last:?}, the counters {counted:?}"))?;
     Ok(last)
 }

@@ -20,6 +20,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use http::HeaderMap;
 use outrigger_lab::{Lab, Mesh, Workload, wait_for};
+use serde_json::Value;
 
 use crate::support::{
     Need, SOON, Test,
@@ -402,10 +403,17 @@ fn carried_on(chain: &Chain) -> Result<()> {
 
 /// What the mesh sends to the backend is no traffic of its own: it would be a trace of traces.
 fn itself(chain: &Chain) -> Result<()> {
-    let services = chain.jaeger.get("/api/services")?;
-    let services = services["data"].as_array().context("services")?;
-    for name in ["shopper", "web", "orders", "stock-a", "stock-b"] {
-        ensure!(services.iter().any(|known| known == name), "{name} is not among {services:?}");
+    let everybody = ["shopper", "web", "orders", "stock-a", "stock-b"];
+    let mut last = Value::Null;
+    wait_for(SOON, "spans of everybody", || {
+        // Until now one of the two instances of stock may not have been asked.
+        let asked = chain.ask(Spoken::Http1, "/again", &[]).is_ok_and(|told| told.is_good());
+        last = chain.jaeger.get("/api/services").unwrap_or_default();
+        let known = |name: &&str| last["data"].as_array().into_iter().flatten().any(|known| known == name);
+        asked && everybody.iter().all(known)
+    })
+    .with_context(|| format!("the backend knows {last}"))?;
+    for name in everybody {
         for span in chain.jaeger.traces_of(name)?.into_iter().flatten() {
             let told = format!("{span:?}");
             ensure!(!told.contains(":4317") && !told.contains(":4318"), "{told}");
