@@ -2,13 +2,14 @@
 //! (`format.rs`). What a filter (`only.rs`) holds back is counted and never formatted.
 //!
 //! A worker formats the line into a buffer it keeps and appends it to its lane; one thread empties the lanes and writes.
-//! A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic goes on. The
-//! thread sleeps while nothing happens and lets lines gather for a moment when much does.
+//! Neither ever waits for the other, also when the system suspends it in the middle of its work: whoever works on a batch
+//! has taken it out. A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic
+//! goes on. The thread sleeps while nothing happens and lets lines gather for a moment when much does.
 //!
 //! ```text
 //!  worker 0 ── lane 0 ─┐
 //!  worker 1 ── lane 1 ─┼─▶ thread "access-log" ─▶ stdout or file
-//!  …                   ┘     (swaps the lane's buffer for an empty one)
+//!  …                   ┘     (takes the lane's batch, and gives it back empty)
 //! ```
 //!
 //! Callers choose most of what is in a line, so everything is escaped: one record is one line, whatever is in it. Query
@@ -20,12 +21,14 @@ use std::{
     os::{fd::AsFd, unix::fs::FileTypeExt as _},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, Thread},
     time::{Duration, Instant, SystemTime},
 };
+
+use crossbeam_utils::atomic::AtomicCell;
 
 use crate::telemetry::{ConnectionRecord, RequestRecord};
 
@@ -47,10 +50,6 @@ const LANE_BYTES: usize = 2 * 1024 * 1024;
 const GATHER: Duration = Duration::from_millis(10);
 /// A buffer that grew beyond this is given back once it has been written.
 const KEEP_BYTES: usize = 64 * 1024;
-
-/// How often a lane that the writer is emptying is tried again at once, and after giving way to other threads.
-const SPINS: usize = 200;
-const YIELDS: usize = 20;
 
 /// The log of the process; clones share it.
 #[derive(Clone)]
@@ -85,9 +84,16 @@ struct Sink {
     write_failed: AtomicBool,
 }
 
+/// Lines that wait to be written. Boxed, so that a cell can hand it over in one step.
+#[derive(Default)]
+struct Batch(Vec<u8>);
+
 #[derive(Default)]
 struct Queue {
-    lines: Mutex<Vec<u8>>,
+    /// Put in by the worker alone, which takes it out for a moment to append; `None` meanwhile, and when there is none.
+    lines: AtomicCell<Option<Box<Batch>>>,
+    /// One that was written, for the worker to use again.
+    spare: AtomicCell<Option<Box<Batch>>>,
     /// Held back by the filter. Written by the lane's worker alone.
     filtered: AtomicU64,
 }
@@ -206,40 +212,24 @@ impl Lane {
 impl Open {
     /// Moves the formatted line into the lane, or drops and counts it.
     fn push(&mut self) {
-        let pushed = match self.queue.try_lock() {
-            Some(mut queue) if queue.len() + self.line.len() <= LANE_BYTES => {
-                let was_empty = queue.is_empty();
-                queue.extend_from_slice(&self.line);
-                Some(was_empty)
-            }
-            _ => None,
-        };
-        match pushed {
-            Some(true) => self.sink.wake(),
-            Some(false) => {}
-            None => {
-                self.sink.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        let queue = &self.queue;
+        let mut batch = queue.lines.take().or_else(|| queue.spare.take()).unwrap_or_default();
+        let fits = batch.0.len() + self.line.len() <= LANE_BYTES;
+        if fits {
+            batch.0.extend_from_slice(&self.line);
+        }
+        queue.lines.store(Some(batch));
+        if fits {
+            // Each time: the thread may have looked while the batch was out.
+            self.sink.wake();
+        } else {
+            self.sink.dropped.fetch_add(1, Ordering::Relaxed);
         }
         self.line.clear();
     }
 }
 
 impl Queue {
-    /// The writer holds the lock only to swap two vectors, so a few tries nearly always suffice. If it was suspended in
-    /// that moment, giving way lets it go on where it waits for this very core; more than that a line is not worth.
-    fn try_lock(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
-        for attempt in 0..SPINS + YIELDS {
-            match self.lines.try_lock() {
-                Ok(queue) => return Some(queue),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if attempt < SPINS => std::hint::spin_loop(),
-                Err(TryLockError::WouldBlock) => thread::yield_now(),
-            }
-        }
-        None
-    }
-
     fn count_filtered(&self) {
         // Nobody else writes it.
         self.filtered.store(self.filtered.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -257,22 +247,18 @@ impl Sink {
 
     /// The life of the writer thread; ends with the process, or when no log and no lane is left.
     fn run(self: Arc<Self>, mut file: impl Write) {
-        let mut batch = Vec::new();
         let mut torn = false;
         loop {
             let ticket = self.flush_asked.load(Ordering::Acquire);
             let queues: Vec<_> = lock(&self.queues).iter().map(Arc::clone).collect();
             let mut wrote = false;
             for queue in &queues {
-                std::mem::swap(&mut *lock(&queue.lines), &mut batch);
-                if batch.is_empty() {
-                    continue;
-                }
+                let Some(mut batch) = queue.lines.take() else { continue };
                 wrote = true;
-                self.write(&mut file, &batch, &mut torn);
-                batch.clear();
-                if batch.capacity() > KEEP_BYTES {
-                    batch = Vec::new();
+                self.write(&mut file, &batch.0, &mut torn);
+                batch.0.clear();
+                if batch.0.capacity() <= KEEP_BYTES {
+                    queue.spare.store(Some(batch));
                 }
             }
             self.flush_done.store(ticket, Ordering::Release);
