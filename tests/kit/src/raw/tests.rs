@@ -11,12 +11,13 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
 fn ask(server: &RawServer, request: &[u8]) -> (Vec<u8>, Option<ErrorKind>) {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    drop(stream.write_all(request));
+    // A reset that comes before the request is told here, and only here.
+    let unsent = stream.write_all(request).err().map(|error| error.kind());
     let mut answer = Vec::new();
     let mut buffer = [0; 64];
     loop {
         match stream.read(&mut buffer) {
-            Ok(0) => return (answer, None),
+            Ok(0) => return (answer, unsent),
             Ok(read) => answer.extend_from_slice(&buffer[..read]),
             Err(error) => return (answer, Some(error.kind())),
         }
