@@ -122,7 +122,7 @@ fn response_header(farm: &Farm) -> Result<()> {
 
 fn stream_idle(farm: &Farm) -> Result<()> {
     with_and_without(
-        "  timeouts: {streamIdle: 1s}\n",
+        "  timeouts: {streamIdle: 2s}\n",
         "",
         |lines| alone(farm, &[0], lines).apps(|_, _| Say::ok("0123456789").stalling(LONG)),
         |stand| {
