@@ -3,7 +3,8 @@
 //!
 //! A worker formats the line into a buffer it keeps and appends it to its lane; one thread empties the lanes and writes.
 //! A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic goes on. The
-//! thread sleeps while nothing happens and lets lines gather for a moment when much does.
+//! thread sleeps while nothing happens. The first line wakes it and is written at once; those that follow gather for a
+//! moment, because to wake up costs it as much as to write dozens of lines.
 //!
 //! ```text
 //!  worker 0 ── lane 0 ─┐
@@ -44,9 +45,15 @@ pub use only::Only;
 /// Bytes that may wait in one lane: 5,000 lines or so, for a disk that stands still for a second. Taken only then.
 const LANE_BYTES: usize = 2 * 1024 * 1024;
 /// How long lines may gather before they are written, under load.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(100);
+/// So much in one lane is written without waiting for more.
+const ENOUGH_BYTES: usize = 128 * 1024;
 /// A buffer that grew beyond this is given back once it has been written.
-const KEEP_BYTES: usize = 64 * 1024;
+const KEEP_BYTES: usize = 2 * ENOUGH_BYTES;
+/// And one beyond this in the first pause: what lines have gathered in is made anew only for the next load.
+const KEEP_IDLE_BYTES: usize = 16 * 1024;
+/// How long is waited for room in a pipe that does not block.
+const FULL: Duration = Duration::from_millis(10);
 
 /// How often a lane that the writer is emptying is tried again at once, and after giving way to other threads.
 const SPINS: usize = 200;
@@ -78,6 +85,8 @@ struct Open {
 struct Sink {
     queues: Mutex<Vec<Arc<Queue>>>,
     writer: OnceLock<Thread>,
+    /// The writer has seen nothing in any lane, and waits for the first line.
+    idle: AtomicBool,
     dropped: AtomicU64,
     // Raised to ask the writer for a confirmation that everything before has been written.
     flush_asked: AtomicU64,
@@ -115,6 +124,7 @@ impl AccessLog {
         let sink = Arc::new(Sink {
             queues: Mutex::default(),
             writer: OnceLock::new(),
+            idle: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             flush_asked: AtomicU64::new(0),
             flush_done: AtomicU64::new(0),
@@ -208,15 +218,16 @@ impl Open {
     fn push(&mut self) {
         let pushed = match self.queue.try_lock() {
             Some(mut queue) if queue.len() + self.line.len() <= LANE_BYTES => {
-                let was_empty = queue.is_empty();
+                let before = queue.len();
                 queue.extend_from_slice(&self.line);
-                Some(was_empty)
+                Some(before..queue.len())
             }
             _ => None,
         };
         match pushed {
-            Some(true) => self.sink.wake(),
-            Some(false) => {}
+            Some(grown) if grown.contains(&ENOUGH_BYTES) => self.sink.wake(),
+            Some(grown) if grown.start == 0 => self.sink.wake_if_idle(),
+            Some(_) => {}
             None => {
                 self.sink.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -240,6 +251,16 @@ impl Queue {
         None
     }
 
+    /// Gives back what a load needed, if it is over.
+    fn shrink(&self) {
+        let mut lines = lock(&self.lines);
+        if lines.is_empty() && lines.capacity() > KEEP_IDLE_BYTES {
+            let taken = std::mem::take(&mut *lines);
+            drop(lines);
+            drop(taken);
+        }
+    }
+
     fn count_filtered(&self) {
         // Nobody else writes it.
         self.filtered.store(self.filtered.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -252,6 +273,13 @@ impl Sink {
     fn wake(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
+        }
+    }
+
+    /// For the first line in a lane. No order is needed: whoever raised the flag has locked this lane since.
+    fn wake_if_idle(&self) {
+        if self.idle.load(Ordering::Relaxed) && self.idle.swap(false, Ordering::Relaxed) {
+            self.wake();
         }
     }
 
@@ -277,13 +305,17 @@ impl Sink {
             }
             self.flush_done.store(ticket, Ordering::Release);
             if wrote {
-                thread::sleep(GATHER);
+                self.idle.store(false, Ordering::Relaxed);
+                thread::park_timeout(GATHER);
             } else if Arc::strong_count(&self) == 1 {
                 return;
-            } else {
+            } else if self.idle.swap(true, Ordering::Relaxed) {
+                batch = Vec::new();
+                queues.iter().for_each(|queue| queue.shrink());
                 // The timeout lets the thread notice that everybody else is gone.
                 thread::park_timeout(Duration::from_secs(5));
             }
+            // Else once more: from now on a first line wakes this thread, one that came before does not.
         }
     }
 
@@ -320,7 +352,7 @@ fn write(file: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
             Ok(more) => written += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Another process has made a pipe that we share so.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(GATHER),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL),
             Err(error) => return (written, Some(error)),
         }
     }
