@@ -1,7 +1,7 @@
 //! One line per request or connection, to standard output or a file: JSON (`json.rs`), or as the user's format says
 //! (`format.rs`). What a filter (`only.rs`) holds back is counted and never formatted.
 //!
-//! A worker formats the line into a buffer it keeps and appends it to its lane; one thread empties the lanes and writes.
+//! A worker formats the line where it will be written from, at the end of its lane; one thread empties the lanes.
 //! A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic goes on. The
 //! thread sleeps while nothing happens. The first line wakes it and is written at once; those that follow gather for a
 //! moment, because to wake up costs it as much as to write dozens of lines.
@@ -75,9 +75,14 @@ pub struct Lane(Option<Open>);
 struct Open {
     queue: Arc<Queue>,
     sink: Arc<Sink>,
-    format: Option<Format>,
     only: Only,
-    line: Vec<u8>,
+    form: Form,
+}
+
+/// What lines look like, and what it takes to write them.
+struct Form {
+    /// `None`: JSON.
+    format: Option<Format>,
     scratch: format::Scratch,
     clock: encode::Clock,
 }
@@ -149,11 +154,12 @@ impl AccessLog {
             Open {
                 queue,
                 sink: Arc::clone(sink),
-                format: self.format.clone(),
                 only: self.only.clone(),
-                line: Vec::with_capacity(512),
-                scratch: format::Scratch::default(),
-                clock: encode::Clock::default(),
+                form: Form {
+                    format: self.format.clone(),
+                    scratch: format::Scratch::default(),
+                    clock: encode::Clock::default(),
+                },
             }
         }))
     }
@@ -191,12 +197,13 @@ impl Lane {
         if !open.only.request(record) {
             return open.queue.count_filtered();
         }
-        let (line, clock, now) = (&mut open.line, &mut open.clock, SystemTime::now());
-        match &open.format {
-            None => json::request(line, clock, now, record),
-            Some(format) => format.request(line, &mut open.scratch, clock, now, record),
-        }
-        open.push();
+        open.push(|form, lines| {
+            let (clock, now) = (&mut form.clock, SystemTime::now());
+            match &form.format {
+                None => json::request(lines, clock, now, record),
+                Some(format) => format.request(lines, &mut form.scratch, clock, now, record),
+            }
+        });
     }
 
     pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
@@ -204,23 +211,25 @@ impl Lane {
         if !open.only.connection(record) {
             return open.queue.count_filtered();
         }
-        let (line, clock, now) = (&mut open.line, &mut open.clock, SystemTime::now());
-        match &open.format {
-            None => json::connection(line, clock, now, record),
-            Some(format) => format.connection(line, &mut open.scratch, clock, now, record),
-        }
-        open.push();
+        open.push(|form, lines| {
+            let (clock, now) = (&mut form.clock, SystemTime::now());
+            match &form.format {
+                None => json::connection(lines, clock, now, record),
+                Some(format) => format.connection(lines, &mut form.scratch, clock, now, record),
+            }
+        });
     }
 }
 
 impl Open {
-    /// Moves the formatted line into the lane, or drops and counts it.
-    fn push(&mut self) {
+    /// Has the line written into the lane, or drops and counts it. Meanwhile the lane is locked, for less than a
+    /// microsecond: nobody but the log's own thread waits for it.
+    fn push(&mut self, write: impl FnOnce(&mut Form, &mut Vec<u8>)) {
         let pushed = match self.queue.try_lock() {
-            Some(mut queue) if queue.len() + self.line.len() <= LANE_BYTES => {
-                let before = queue.len();
-                queue.extend_from_slice(&self.line);
-                Some(before..queue.len())
+            Some(mut lines) if lines.len() < LANE_BYTES => {
+                let before = lines.len();
+                write(&mut self.form, &mut lines);
+                Some(before..lines.len())
             }
             _ => None,
         };
@@ -232,7 +241,6 @@ impl Open {
                 self.sink.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.line.clear();
     }
 }
 
