@@ -14,7 +14,7 @@ use std::{
     num::{NonZeroU64, NonZeroU128},
     path::Path,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use flate2::{Compression, write::GzEncoder};
@@ -57,6 +57,9 @@ fn main() {
     let telemetry = Telemetry::new(log);
     recording("4 edges, with access log", &telemetry.shard(), &few);
     println!("{:32} {:>7} lines dropped", "", telemetry.access_log_dropped());
+    for per_second in [2_500, 10_000, 25_000] {
+        writing(per_second, &few);
+    }
     reporting(&off.shard(), &many);
     scrapes(&one[0]);
 }
@@ -75,6 +78,29 @@ fn recording(name: &str, shard: &Shard, records: &[RequestRecord<'_>]) {
         .collect();
     bursts.sort_unstable();
     println!("{name:32} {:>7} ns per request ({} at least)", bursts[BURSTS / 2], bursts[0]);
+}
+
+/// CPU time of the thread that writes the log, per line, when they come evenly.
+fn writing(per_second: u64, records: &[RequestRecord<'_>]) {
+    const SECONDS: u64 = 3;
+    const STEP: Duration = Duration::from_millis(1);
+    let directory = tempfile::tempdir().expect("a directory for the log");
+    let log = AccessLog::file(&directory.path().join("log")).expect("a file for the log");
+    let telemetry = Telemetry::new(log);
+    let shard = telemetry.shard();
+    let others = || cpu_of(ClockId::CLOCK_PROCESS_CPUTIME_ID) - cpu();
+    let (start, before) = (Instant::now(), others());
+    let mut lines = 0;
+    for record in records.iter().cycle().take((per_second * SECONDS) as usize) {
+        while u128::from(lines) * 1_000_000 > start.elapsed().as_micros() * u128::from(per_second) {
+            thread::sleep(STEP);
+        }
+        shard.request(record);
+        lines += 1;
+    }
+    telemetry.flush(Duration::from_secs(1));
+    let name = format!("its writer, {per_second} lines/s");
+    println!("{name:32} {:>7} ns per line", (others() - before) / lines);
 }
 
 /// CPU time that a worker needs once a second, in which no request moves.
@@ -190,6 +216,10 @@ fn traced(sampled: bool) -> Traced {
 
 /// CPU time of this thread in nanoseconds.
 fn cpu() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has this clock");
+    cpu_of(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn cpu_of(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).expect("every thread and process has this clock");
     time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
 }

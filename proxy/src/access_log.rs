@@ -1,10 +1,11 @@
 //! One line per request or connection, to standard output or a file: JSON (`json.rs`), or as the user's format says
 //! (`format.rs`). What a filter (`only.rs`) holds back is counted and never formatted.
 //!
-//! A worker formats the line into a buffer it keeps and appends it to its lane; one thread empties the lanes and writes.
-//! Neither ever waits for the other, also when the system suspends it in the middle of its work: whoever works on a batch
-//! has taken it out. A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic
-//! goes on. The thread sleeps while nothing happens and lets lines gather for a moment when much does.
+//! A worker formats the line where it will be written from, at the end of its lane; one thread empties the lanes. Neither
+//! ever waits for the other, also when the system suspends it in the middle of its work: whoever works on a batch has taken
+//! it out. A lane is bounded: when whoever reads the log stands still, lines are dropped and counted, and traffic goes on.
+//! The thread sleeps while nothing happens. The first line wakes it and is written at once; those that follow gather for a
+//! moment, because to wake up costs it as much as to write dozens of lines.
 //!
 //! ```text
 //!  worker 0 ── lane 0 ─┐
@@ -22,7 +23,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     thread::{self, Thread},
     time::{Duration, Instant, SystemTime},
@@ -47,9 +48,15 @@ pub use only::Only;
 /// Bytes that may wait in one lane: 5,000 lines or so, for a disk that stands still for a second. Taken only then.
 const LANE_BYTES: usize = 2 * 1024 * 1024;
 /// How long lines may gather before they are written, under load.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(100);
+/// So much in one lane is written without waiting for more.
+const ENOUGH_BYTES: usize = 128 * 1024;
 /// A buffer that grew beyond this is given back once it has been written.
-const KEEP_BYTES: usize = 64 * 1024;
+const KEEP_BYTES: usize = 2 * ENOUGH_BYTES;
+/// And one beyond this in the first pause: what lines have gathered in is made anew only for the next load.
+const KEEP_IDLE_BYTES: usize = 16 * 1024;
+/// How long is waited for room in a pipe that does not block.
+const FULL: Duration = Duration::from_millis(10);
 
 /// The log of the process; clones share it.
 #[derive(Clone)]
@@ -67,9 +74,14 @@ pub struct Lane(Option<Open>);
 struct Open {
     queue: Arc<Queue>,
     sink: Arc<Sink>,
-    format: Option<Format>,
     only: Only,
-    line: Vec<u8>,
+    form: Form,
+}
+
+/// What lines look like, and what it takes to write them.
+struct Form {
+    /// `None`: JSON.
+    format: Option<Format>,
     scratch: format::Scratch,
     clock: encode::Clock,
 }
@@ -77,6 +89,8 @@ struct Open {
 struct Sink {
     queues: Mutex<Vec<Arc<Queue>>>,
     writer: OnceLock<Thread>,
+    /// The writer has seen nothing in any lane, and waits for the first line.
+    idle: AtomicBool,
     dropped: AtomicU64,
     // Raised to ask the writer for a confirmation that everything before has been written.
     flush_asked: AtomicU64,
@@ -121,6 +135,7 @@ impl AccessLog {
         let sink = Arc::new(Sink {
             queues: Mutex::default(),
             writer: OnceLock::new(),
+            idle: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             flush_asked: AtomicU64::new(0),
             flush_done: AtomicU64::new(0),
@@ -145,11 +160,12 @@ impl AccessLog {
             Open {
                 queue,
                 sink: Arc::clone(sink),
-                format: self.format.clone(),
                 only: self.only.clone(),
-                line: Vec::with_capacity(512),
-                scratch: format::Scratch::default(),
-                clock: encode::Clock::default(),
+                form: Form {
+                    format: self.format.clone(),
+                    scratch: format::Scratch::default(),
+                    clock: encode::Clock::default(),
+                },
             }
         }))
     }
@@ -187,12 +203,13 @@ impl Lane {
         if !open.only.request(record) {
             return open.queue.count_filtered();
         }
-        let (line, clock, now) = (&mut open.line, &mut open.clock, SystemTime::now());
-        match &open.format {
-            None => json::request(line, clock, now, record),
-            Some(format) => format.request(line, &mut open.scratch, clock, now, record),
-        }
-        open.push();
+        open.push(|form, lines| {
+            let (clock, now) = (&mut form.clock, SystemTime::now());
+            match &form.format {
+                None => json::request(lines, clock, now, record),
+                Some(format) => format.request(lines, &mut form.scratch, clock, now, record),
+            }
+        });
     }
 
     pub fn connection(&mut self, record: &ConnectionRecord<'_>) {
@@ -200,36 +217,49 @@ impl Lane {
         if !open.only.connection(record) {
             return open.queue.count_filtered();
         }
-        let (line, clock, now) = (&mut open.line, &mut open.clock, SystemTime::now());
-        match &open.format {
-            None => json::connection(line, clock, now, record),
-            Some(format) => format.connection(line, &mut open.scratch, clock, now, record),
-        }
-        open.push();
+        open.push(|form, lines| {
+            let (clock, now) = (&mut form.clock, SystemTime::now());
+            match &form.format {
+                None => json::connection(lines, clock, now, record),
+                Some(format) => format.connection(lines, &mut form.scratch, clock, now, record),
+            }
+        });
     }
 }
 
 impl Open {
-    /// Moves the formatted line into the lane, or drops and counts it.
-    fn push(&mut self) {
+    /// Has the line written into the lane, or drops and counts it.
+    fn push(&mut self, write: impl FnOnce(&mut Form, &mut Vec<u8>)) {
         let queue = &self.queue;
         let mut batch = queue.lines.take().or_else(|| queue.spare.take()).unwrap_or_default();
-        let fits = batch.0.len() + self.line.len() <= LANE_BYTES;
+        let before = batch.0.len();
+        let fits = before < LANE_BYTES;
         if fits {
-            batch.0.extend_from_slice(&self.line);
+            write(&mut self.form, &mut batch.0);
         }
+        let grown = before..batch.0.len();
         queue.lines.store(Some(batch));
-        if fits {
-            // Each time: the thread may have looked while the batch was out.
+        if grown.contains(&ENOUGH_BYTES) {
             self.sink.wake();
+        } else if fits {
+            // Not the first line alone: the thread may have looked while the batch was out.
+            self.sink.wake_if_idle();
         } else {
             self.sink.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        self.line.clear();
     }
 }
 
 impl Queue {
+    /// Gives back what a load needed, if it is over.
+    fn shrink(&self) {
+        if let Some(batch) = self.spare.take()
+            && batch.0.capacity() <= KEEP_IDLE_BYTES
+        {
+            self.spare.store(Some(batch));
+        }
+    }
+
     fn count_filtered(&self) {
         // Nobody else writes it.
         self.filtered.store(self.filtered.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -242,6 +272,15 @@ impl Sink {
     fn wake(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
+        }
+    }
+
+    /// After a line was put into a lane. Of the two fences, here and where the flag is raised, one comes first: either the
+    /// flag is seen here, or the line there.
+    fn wake_if_idle(&self) {
+        fence(Ordering::SeqCst);
+        if self.idle.load(Ordering::Relaxed) && self.idle.swap(false, Ordering::Relaxed) {
+            self.wake();
         }
     }
 
@@ -263,13 +302,17 @@ impl Sink {
             }
             self.flush_done.store(ticket, Ordering::Release);
             if wrote {
-                thread::sleep(GATHER);
+                self.idle.store(false, Ordering::Relaxed);
+                thread::park_timeout(GATHER);
             } else if Arc::strong_count(&self) == 1 {
                 return;
-            } else {
+            } else if self.idle.swap(true, Ordering::Relaxed) {
+                queues.iter().for_each(|queue| queue.shrink());
                 // The timeout lets the thread notice that everybody else is gone.
                 thread::park_timeout(Duration::from_secs(5));
             }
+            // Else once more: from now on a line wakes this thread, one that came before does not.
+            fence(Ordering::SeqCst);
         }
     }
 
@@ -306,7 +349,7 @@ fn write(file: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
             Ok(more) => written += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Another process has made a pipe that we share so.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(GATHER),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL),
             Err(error) => return (written, Some(error)),
         }
     }

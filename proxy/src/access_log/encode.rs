@@ -62,20 +62,22 @@ pub(super) fn quoted_address(line: &mut Vec<u8>, address: SocketAddr) {
     // The longest is 255.255.255.255:65535 with its quotes.
     let mut text = [b'"'; 24];
     let mut length = 1;
-    for (octet, then) in v4.ip().octets().into_iter().zip(*b"...:") {
-        let digits = [octet / 100, octet / 10 % 10, octet % 10];
-        let first = if octet >= 100 { 0 } else { 2 - usize::from(octet >= 10) };
-        for digit in &digits[first..] {
-            text[length] = b'0' + digit;
-            length += 1;
-        }
-        text[length] = then;
-        length += 1;
+    for (at, octet) in v4.ip().octets().into_iter().enumerate() {
+        // Its digits and what follows them as one word, which leading zeros are shifted out of.
+        let octet = u32::from(octet);
+        let digits = (octet / 100) | ((octet / 10 % 10) << 8) | ((octet % 10) << 16);
+        let then = u32::from(if at == 3 { b':' } else { b'.' });
+        let zeros = 2 - usize::from(octet >= 10) - usize::from(octet >= 100);
+        let word = (digits | 0x0030_3030 | (then << 24)) >> (8 * zeros);
+        text[length..length + 4].copy_from_slice(&word.to_le_bytes());
+        length += 4 - zeros;
     }
     let mut port = itoa::Buffer::new();
     let port = port.format(v4.port()).as_bytes();
-    text[length..length + port.len()].copy_from_slice(port);
-    line.extend_from_slice(&text[..length + port.len() + 1]);
+    let end = length + port.len();
+    text[length..end].copy_from_slice(port);
+    text[end] = b'"';
+    line.extend_from_slice(&text[..=end]);
 }
 
 /// `200`, `grpc-14`, a reason, or `cancelled`.
@@ -226,6 +228,20 @@ mod tests {
             let mut line = Vec::new();
             hex_u128(&mut line, value);
             prop_assert_eq!(String::from_utf8(line).unwrap(), format!("{value:032x}"));
+        }
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_standard_library() {
+        for octet in 0..=u8::MAX {
+            for (octets, port) in
+                [([octet, 1, 22, 255], 1), ([9, octet, 0, octet], 65535), ([0, 0, 0, octet], 80)]
+            {
+                let address = SocketAddr::from((octets, port));
+                let mut line = Vec::new();
+                quoted_address(&mut line, address);
+                assert_eq!(String::from_utf8(line).unwrap(), format!("\"{address}\""));
+            }
         }
     }
 

@@ -145,7 +145,6 @@ impl Format {
     }
 
     fn write(&self, line: &mut Vec<u8>, mut field: impl FnMut(&Slot, &mut Vec<u8>)) {
-        line.clear();
         for piece in &*self.pieces {
             match piece {
                 Piece::Text(text) => line.extend_from_slice(text.as_bytes()),

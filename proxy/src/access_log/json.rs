@@ -128,7 +128,6 @@ struct Line<'a>(&'a mut Vec<u8>);
 
 impl<'a> Line<'a> {
     fn begin(line: &'a mut Vec<u8>, clock: &mut Clock, now: SystemTime) -> Self {
-        line.clear();
         line.extend_from_slice(b"{\"time\":\"");
         clock.write(line, now);
         line.push(b'"');

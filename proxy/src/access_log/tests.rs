@@ -354,6 +354,55 @@ fn lines_of_all_workers_arrive_whole() {
 }
 
 #[test]
+fn lines_gather_under_load_and_none_waits_for_the_next() {
+    let (log, read, _) = log(true);
+    let mut lane = log.lane();
+    // What comes first is written without anybody asking for it, whatever the writer was about to do.
+    for pause in (0..20).map(|n| 5 * n) {
+        thread::sleep(Duration::from_millis(pause));
+        lane.request(&record());
+        // Less than the writer's own patience, which would hide that nobody has woken it.
+        read.recv_timeout(Duration::from_secs(4)).unwrap();
+    }
+    let began = Instant::now();
+    for _ in 0..100 {
+        lane.request(&record());
+        thread::sleep(Duration::from_millis(1));
+    }
+    log.flush(Duration::from_secs(10));
+    let gathered = began.elapsed().div_duration_f64(GATHER);
+    let writes = read.try_iter().count();
+    assert!(writes as f64 <= gathered + 3.0, "{writes} writes within {gathered} times to gather");
+}
+
+#[test]
+fn what_lines_have_gathered_in_is_given_back() {
+    let (log, _read, _) = log(true);
+    let mut lane = log.lane();
+    let queue = Arc::clone(&lane.0.as_ref().unwrap().queue);
+    let one = line(&record(), SystemTime::now()).len();
+    for _ in 0..ENOUGH_BYTES / one {
+        lane.request(&record());
+    }
+    log.flush(Duration::from_secs(10));
+    assert_eq!(log.dropped(), 0);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let kept = || {
+        let spare = queue.spare.take();
+        let bytes = spare.as_ref().map_or(0, |batch| batch.0.capacity());
+        queue.spare.store(spare);
+        bytes
+    };
+    while kept() > KEEP_IDLE_BYTES {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(5));
+    }
+    lane.request(&record());
+    log.flush(Duration::from_secs(10));
+    assert_eq!(log.dropped(), 0);
+}
+
+#[test]
 fn a_reader_that_stands_still_costs_lines_and_nothing_else() {
     let (log, read, release) = log(false);
     let mut lane = log.lane();
