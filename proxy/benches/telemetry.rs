@@ -84,6 +84,7 @@ fn recording(name: &str, shard: &Shard, records: &[RequestRecord<'_>]) {
 fn writing(per_second: u64, records: &[RequestRecord<'_>]) {
     const SECONDS: u64 = 3;
     const STEP: Duration = Duration::from_millis(1);
+    // Nobody's input: without a place for the log there is nothing to measure, and the benchmark ends with the reason.
     let directory = tempfile::tempdir().expect("a directory for the log");
     let log = AccessLog::file(&directory.path().join("log")).expect("a file for the log");
     let telemetry = Telemetry::new(log);
@@ -220,6 +221,7 @@ fn cpu() -> u64 {
 }
 
 fn cpu_of(clock: ClockId) -> u64 {
+    // Linux has both clocks for every process since 2.6.12, and one's own need no permission.
     let time = clock_gettime(clock).expect("every thread and process has this clock");
     time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
 }

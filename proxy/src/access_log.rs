@@ -45,7 +45,8 @@ mod tests;
 pub use format::Format;
 pub use only::Only;
 
-/// Bytes that may wait in one lane: 5,000 lines or so, for a disk that stands still for a second. Taken only then.
+/// A lane in which so many bytes wait takes no further line: 5,000 or so, for a disk that stands still for a second. The
+/// memory is taken only then.
 const LANE_BYTES: usize = 2 * 1024 * 1024;
 /// How long lines may gather before they are written, under load.
 const GATHER: Duration = Duration::from_millis(100);
@@ -183,7 +184,8 @@ impl AccessLog {
         self.sink.as_ref().map_or(0, of_all)
     }
 
-    /// Waits until what was logged before the call is written, but not beyond `within`.
+    /// Waits until what was logged before the call is written, but not beyond `within`. It does not count what a worker has
+    /// taken out, to append to it, in the very moment in which the writer looks.
     pub fn flush(&self, within: Duration) {
         let Some(sink) = &self.sink else { return };
         let deadline = Instant::now() + within;

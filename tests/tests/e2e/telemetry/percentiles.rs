@@ -101,8 +101,8 @@ impl Fleet {
         let found = wait_for_some(SOON, &format!("{number} requests in log and /stat ({direction})"), || {
             let sorted = self.logged(direction, number);
             let row = stat(&self.mesh, "service", direction).and_then(|told| row(&told).cloned());
-            let (Ok(sorted), Ok(row)) = (sorted, row) else { return None };
-            last = format!("{} are logged: {row}", sorted.len());
+            last = format!("{:?} are logged, told is {row:?}", sorted.as_ref().map(Vec::len));
+            let (sorted, row) = (sorted.ok()?, row.ok()?);
             (row["requests"] == sorted.len()).then_some((row, sorted))
         });
         found.context(last)
@@ -175,7 +175,7 @@ fn exact(lab: &Lab) -> Result<()> {
         same(&row, &sorted).with_context(|| format!("{side}: {row}"))?;
     }
     ensure!(stat(&fleet.mesh, "service", "outbound")?["proxies"].as_u64() >= Some(2));
-    // Whoever asks waits at least as long as the proxy beside it, which on a busy machine may see the end a moment after it.
+    // Whoever asks waits at least as long as the proxy beside it: the same requests, from one step further away.
     let mut micros: Vec<_> = taken.iter().map(|one| one.micros).collect();
     micros.sort_unstable();
     let told = stat(&fleet.mesh, "service", "outbound")?;
@@ -183,7 +183,7 @@ fn exact(lab: &Lab) -> Result<()> {
     for (name, share) in QUANTILES {
         let (told, callers) = (row[name].as_f64().context("a quantile")?, quantile(&micros, share) as f64);
         ensure!(
-            told <= callers * 1.1 + 1000.0,
+            told <= callers * 1.02 + 20.0,
             "{name}: {told} us by the proxies, {callers} us by their callers"
         );
     }
